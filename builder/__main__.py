@@ -1,0 +1,5 @@
+"""`python -m builder` is `pibuild`."""
+
+from builder.cli import main
+
+main()

@@ -1,0 +1,80 @@
+"""The one module that prints.
+
+Results and JSON go to stdout; progress, notes and failures to stderr. Nothing is interpreted as markup: a path with
+brackets is printed as it is. When stderr is no terminal, progress becomes plain lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console  # noqa: TID251 - the one place
+from rich.table import Table  # noqa: TID251 - the one place
+from rich.text import Text  # noqa: TID251 - the one place
+
+from builder.errors import PibuildError
+
+_OUT = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+_ERR = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a result line on stdout."""
+    _OUT.print(text)
+
+
+def note(text: str) -> None:
+    """Print a line about what goes on, on stderr."""
+    _ERR.print(text)
+
+
+def warn(text: str) -> None:
+    """Print a warning that nobody should miss, on stderr."""
+    _ERR.print(f"warning: {text}", style="yellow")
+
+
+def fail(error: PibuildError) -> None:
+    """Print a failure and its hint, on stderr."""
+    _ERR.print(f"error: {error}", style="red")
+
+
+def print_json(value: Any) -> None:
+    """Print a value for programs on stdout: indented JSON, keys in the order given."""
+    _OUT.file.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """Print rows for people on stdout. Cells named ok/failed and the like are left to the words, not colours alone."""
+    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    _OUT.print(table)
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[None]:
+    """Show that a long piece of work goes on; on leaving, one line with the seconds it took."""
+    begun = time.monotonic()
+    if _ERR.is_terminal:
+        with _ERR.status(Text(f"{doing} …")):
+            yield
+    else:
+        note(f"{doing} …")
+        yield
+    note(f"{doing}: {time.monotonic() - begun:.1f} s")
+
+
+def size(count: int) -> str:
+    """Return a byte count for people, in powers of 1024: `1.2 GiB`."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":  # noqa: PLR2004 - the base of the units
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError
