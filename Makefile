@@ -1,0 +1,83 @@
+# pibuild. `make` alone lists the targets. Every target that works installs what it needs on Debian 12/13 and Ubuntu 24.04;
+# what is there already is not installed again.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help image boot check lint unit test bench clean install system
+
+RECIPE ?= recipes/golden.yaml
+IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
+# More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
+ARGS ?=
+PEERS ?=
+
+# sudo forgets the environment: these pass.
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
+BIN := .venv/bin
+
+PACKAGES := \
+	bmap-tools ca-certificates debian-archive-keyring dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
+	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
+	qemu-utils util-linux xz-utils zstd
+
+# A run as root leaves nothing behind in the checkout that its owner could not write to afterwards.
+AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/pibuild-hypothesis
+
+help: ## list the targets
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
+		printf '  make %-8s %s\n' "$$target" "$$text"; done
+	@printf '\n  RECIPE=%s   ARGS=more options for the command behind a target\n' '$(RECIPE)'
+
+image: install ## build RECIPE into output/NAME/latest
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild build $(RECIPE) $(ARGS)
+
+boot: install ## boot IMAGE (what RECIPE built) under QEMU and print the verdict
+	@$(BIN)/pibuild boot $(IMAGE) $(ARGS)
+
+check: lint unit ## ruff, mypy --strict and the unit tests: under a minute, no root, no network
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/pytest tests/unit $(ARGS)
+
+test: install ## every test: root, network, and machines booted under QEMU
+	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
+
+bench: install ## measure builds; PEERS=1 also measures other builders on the same task
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(PEERS),--peers) $(ARGS)
+
+clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)
+	$(SUDO) find output -mindepth 1 ! -name .gitkeep -delete
+	$(SUDO) rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	$(SUDO) find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: system .venv/.installed ## install the system packages and .venv, nothing else
+
+# One dpkg query when all is there; apt only for what is missing. A foreign source that does not answer is apt's warning to
+# give: only a package that cannot be installed stops.
+system:
+	@command -v dpkg-query >/dev/null || { echo 'error: this Makefile installs with apt: Debian 12/13 or Ubuntu 24.04' >&2; exit 3; }
+	@there=" $$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null | sed -n 's/^installed //p' | tr '\n' ' ')"; \
+	missing=(); for package in $(PACKAGES); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
+	if (( $${#missing[@]} )); then \
+		echo "installing: $${missing[*]}"; \
+		$(SUDO) apt-get update -q || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yq --no-install-recommends "$${missing[@]}"; \
+	fi
+
+# The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The
+# system's comes first; a shim of a version manager may stand before it on PATH and lack ensurepip.
+.venv/.installed: pyproject.toml | system
+	@for python in $(PYTHON) /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+		if "$$python" -c 'import sys, sysconfig, pathlib, ensurepip, venv; sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' \
+			2>/dev/null; then chosen=$$python; break; fi; done; \
+	[ -n "$${chosen:-}" ] || { echo 'error: no Python >= 3.11 with venv and headers here; make PYTHON=/path/to/python3 …' >&2; exit 3; }; \
+	echo "virtual environment: $$chosen ($$("$$chosen" -V))"; \
+	rm -rf .venv; "$$chosen" -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
