@@ -1,0 +1,165 @@
+"""Files named by their checksum (placed by hand, in the cache, from the network) and signed lists of checksums."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from builder.console import warn
+from builder.errors import FetchError
+from builder.fetch import Patience, UnreachableError, digest_of, fetch, shown
+from builder.run import find_tool, run
+from builder.steps.base import Artifact
+
+_ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK"
+_GNU_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # sha256sum(1): two spaces for text, ` *` for binary
+_BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")  # sha256sum --tag
+_REFUSED = ("BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG")  # GnuPG, doc/DETAILS
+
+
+def obtain(
+    artifact: Artifact, *, cache_dir: Path, search: Sequence[Path], patience: Patience | None = None
+) -> Path | None:
+    """Return the verified file of an artifact: from the cache, hand-placed files in `search`, else the network.
+
+    What comes from the network stays in `cache_dir` under its checksum. None means: optional, and its origin did not
+    give it; the reason has been printed. Raises UnreachableError when it is not optional, FetchError whenever the checksum
+    is wrong.
+    """
+    cached = cache_dir / artifact.sha256.lower()
+    if cached.is_file():
+        return cached
+    name = PurePosixPath(unquote(urlsplit(artifact.url).path)).name
+    placed = find_artifact(artifact.sha256, search, likely=name, remembered=cache_dir / "digests.json")
+    if placed is not None:
+        return placed
+    try:
+        return fetch(artifact.url, sha256=artifact.sha256, into=cached, patience=patience)
+    except UnreachableError as error:
+        if not artifact.optional:
+            raise
+        warn(f"optional artifact left out: {error.message}")
+        return None
+
+
+def find_artifact(
+    sha256: str, directories: Sequence[Path], *, likely: str = "", remembered: Path | None = None
+) -> Path | None:
+    """Return the file with this checksum in `directories` and all below them, None when there is none.
+
+    Files called `likely` are looked at first. `remembered` is a JSON file of digests by device, inode, size and times
+    (the change time cannot be set by hand), so that a repeated search reads only what is new.
+    """
+    wanted = sha256.lower()
+    known = _read_digests(remembered)
+    found, fresh = None, dict(known)
+    for path in sorted(_files(directories), key=lambda path: (path.name != likely, path)):
+        status = path.stat()
+        identity = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+        if identity not in fresh:
+            fresh[identity] = digest_of(path)
+        if fresh[identity] == wanted:
+            found = path
+            break
+    if remembered is not None and fresh != known:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        partial = remembered.with_name(f".{remembered.name}.{os.getpid()}")
+        partial.write_text(json.dumps(fresh, indent=0))
+        partial.rename(remembered)
+    return found
+
+
+def _files(directories: Sequence[Path]) -> Iterator[Path]:
+    for directory in directories:
+        for path in directory.rglob("*"):
+            if path.is_file() and not path.name.startswith("."):
+                yield path
+
+
+def _read_digests(path: Path | None) -> dict[str, str]:
+    """Return the remembered digests; none where the file is missing or damaged, which costs only time."""
+    if path is None:
+        return {}
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(key): str(digest) for key, digest in value.items()} if isinstance(value, dict) else {}
+
+
+def signed_checksum(
+    list_url: str, signature_url: str, keyring: Path, filename: str, *, patience: Patience | None = None
+) -> str:
+    """Return the sha256 that a signed list promises for `filename` (64 lower-case hex digits).
+
+    The list is one of `sha256sum` (either style); its detached OpenPGP signature must be good by a key of `keyring`
+    (binary or armored) and by no expired or revoked one. Signatures by keys that are not in the keyring do not count,
+    for or against. Raises UnreachableError, or FetchError when the signature is bad or the list does not name the file.
+    """
+    with tempfile.TemporaryDirectory(prefix="pibuild-checksums-") as scratch:
+        directory = Path(scratch)
+        checksums = fetch(list_url, sha256=None, into=directory / "list", patience=patience)
+        signature = fetch(signature_url, sha256=None, into=directory / "signature", patience=patience)
+        verify_signature(checksums, signature, keyring, what=shown(list_url))
+        return find_checksum(checksums.read_text(errors="replace"), filename, what=shown(list_url))
+
+
+def verify_signature(file: Path, signature: Path, keyring: Path, *, what: str) -> str:
+    """Return the fingerprint of the key whose good detached signature `file` has. `what` names the file in errors."""
+    gpgv = find_tool("gpgv", package="gpgv")
+    if not keyring.is_file():
+        raise FetchError(f"{what}: there is no keyring {keyring}", hint="name the file that holds the signer's key")
+    with tempfile.TemporaryDirectory(prefix="pibuild-gpg-") as home:
+        usable = _dearmored(keyring.absolute(), Path(home))
+        argv: list[str | Path] = [gpgv, "--homedir", home, "--status-fd", "1", "--keyring", usable, signature, file]
+        checked = run(argv, check=False)
+    statuses = [line.split()[1:] for line in checked.stdout.splitlines() if line.startswith("[GNUPG:] ")]
+    good = [words[1] for words in statuses if words[0] == "VALIDSIG"]
+    refused = [words for words in statuses if words[0] in _REFUSED]
+    if not good or refused or not any(words[0] == "GOODSIG" for words in statuses):
+        said = "\n  ".join(checked.stderr.strip().splitlines()[-6:])
+        raise FetchError(
+            f"{what}: the signature is not good by {keyring}\n  {said}",
+            hint="the list was changed, or it is signed by another key: get the signer's key from where you trust",
+        )
+    return good[0]
+
+
+def _dearmored(keyring: Path, scratch: Path) -> Path:
+    """Return a keyring that gpgv reads: it takes no armored one."""
+    with keyring.open("rb") as file:
+        armored = _ARMOR in file.read(4096)
+    if not armored:
+        return keyring
+    plain = scratch / "keyring.gpg"
+    gpg = find_tool("gpg", package="gpg")
+    argv: list[str | Path] = [gpg, "--homedir", scratch, "--batch", "--output", plain, "--dearmor", keyring]
+    run(argv, what=f"reading the armored keyring {keyring}")
+    return plain
+
+
+def find_checksum(checksums: str, filename: str, *, what: str) -> str:
+    """Return the sha256 a `sha256sum` list gives for a file. Raises FetchError when there is none, or two."""
+    listed: dict[str, set[str]] = {}
+    for line in checksums.splitlines():
+        if match := _GNU_LINE.fullmatch(line.strip()):
+            digest, name = match[1], match[2]
+        elif match := _BSD_LINE.fullmatch(line.strip()):
+            name, digest = match[1], match[2]
+        else:
+            continue
+        listed.setdefault(name.removeprefix("./"), set()).add(digest.lower())
+    digests = listed.get(filename, set())
+    if len(digests) == 1:
+        return digests.pop()
+    if digests:
+        raise FetchError(f"{what}: gives {len(digests)} different checksums for {filename}", hint="name one by sha256")
+    near = difflib.get_close_matches(filename, listed, n=3, cutoff=0.5)
+    hint = f"perhaps you meant {' or '.join(near)}" if near else "check the file's name in the list"
+    raise FetchError(f"{what}: does not list {filename} among its {len(listed)} files", hint=hint)

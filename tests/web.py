@@ -1,0 +1,101 @@
+"""A web server in a thread, on this machine only, that misbehaves as told: breaks off, forgets ranges, refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass(slots=True, kw_only=True)
+class Web:
+    """What is served, how, and what was asked for. `files` maps URL paths to contents (bytes, or a file)."""
+
+    port: int = 0
+    files: dict[str, bytes | Path] = field(default_factory=dict)
+    ranges: bool = True  # honour Range
+    tagged: bool = True  # send ETag
+    break_after: list[int] = field(default_factory=list)  # body bytes after which the next answers break off
+    statuses: list[int] = field(default_factory=list)  # answered by the next requests instead of the file
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+
+    def url(self, path: str, *, login: str = "") -> str:
+        return f"http://{login + '@' if login else ''}127.0.0.1:{self.port}{path}"
+
+    def content(self, path: str) -> bytes | None:
+        held = self.files.get(path)
+        return held.read_bytes() if isinstance(held, Path) else held
+
+    def asked(self, header: str) -> list[str]:
+        """Return a header of every request so far, "" where it was not sent."""
+        return [headers.get(header, "") for _, headers in self.requests]
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[Web]:
+    """Run a server for the time of the block."""
+    web = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            _answer(web, self)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    web.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
+    web.requests.append((handler.path, dict(handler.headers.items())))
+    path = handler.path.partition("?")[0]
+    content = web.content(path)
+    status = web.statuses.pop(0) if web.statuses else 404 if content is None else 200
+    if status != 200 or content is None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return
+    tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    begin = _begin(web, handler, tag)
+    if begin > len(content) or (begin and begin == len(content)):
+        handler.send_response(416)
+        handler.send_header("Content-Range", f"bytes */{len(content)}")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return
+    handler.send_response(206 if begin else 200)
+    if begin:
+        handler.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+    if web.tagged:
+        handler.send_header("ETag", tag)
+    handler.send_header("Content-Length", str(len(content) - begin))
+    handler.end_headers()
+    body = content[begin:]
+    if web.break_after:
+        body = body[: web.break_after.pop(0)]
+        handler.close_connection = True
+    handler.wfile.write(body)
+
+
+def _begin(web: Web, handler: BaseHTTPRequestHandler, tag: str) -> int:
+    asked = handler.headers.get("Range", "")
+    condition = handler.headers.get("If-Range", "")
+    if not web.ranges or not asked or (condition and condition != tag):
+        return 0
+    return int(asked.removeprefix("bytes=").removesuffix("-"))
