@@ -1,0 +1,103 @@
+"""Where the simulated bootloader's files come from: a directory, or a real TFTP server."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol
+
+from builder import tftp
+
+Outcome = Literal["found", "missing", "denied", "failed"]
+_REFUSALS: Mapping[int | None, Outcome] = MappingProxyType({tftp.NOT_FOUND: "missing", None: "failed"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server says to one request. `size` in bytes where known, `detail` its reason in words."""
+
+    outcome: Outcome
+    size: int | None = None
+    data: bytes = b""
+    detail: str = ""
+
+
+class Tree(Protocol):
+    """What a bootloader can ask files of. Names are as requested: relative, with `/`."""
+
+    def probe(self, name: str) -> Answer:
+        """Open a file and abort after the first answer, which says whether it exists and how big it is."""
+
+    def read(self, name: str) -> Answer:
+        """Return the whole file in `data`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectoryTree:
+    """A TFTP root on disk, judged as a TFTP server would: confined to `root`, and only what every user may read.
+
+    tftpd-hpa serves world-readable files alone (tftpd(8)) and with --secure follows no link out of its root.
+    """
+
+    root: Path
+
+    def probe(self, name: str) -> Answer:
+        """Return whether the server would send the file, without its content."""
+        return self._look(name)[0]
+
+    def read(self, name: str) -> Answer:
+        """Return the file as the server would send it."""
+        answer, path = self._look(name)
+        if path is None:
+            return answer
+        data = path.read_bytes()
+        return Answer(outcome="found", size=len(data), data=data)
+
+    def _look(self, name: str) -> tuple[Answer, Path | None]:
+        root = self.root.resolve()
+        written = root / name.lstrip("/")
+        try:
+            real = written.resolve(strict=True)
+            found = real.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            dangling = f"a link that leads nowhere: {written.readlink()}" if written.is_symlink() else ""
+            return Answer(outcome="missing", detail=dangling), None
+        except (OSError, RuntimeError) as error:
+            return Answer(outcome="denied", detail=str(error)), None
+        if not real.is_relative_to(root):
+            return Answer(outcome="denied", detail=f"a link leads out of the TFTP directory, to {real}"), None
+        if not stat.S_ISREG(found.st_mode):
+            return Answer(outcome="missing", detail="not a file"), None
+        if not found.st_mode & stat.S_IROTH:
+            mode = f"{stat.S_IMODE(found.st_mode):04o}"
+            return Answer(outcome="denied", detail=f"mode {mode}: the TFTP server may not read it (chmod 0644)"), None
+        return Answer(outcome="found", size=found.st_size), real
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTree:
+    """A TFTP server, asked over the network in the way the firmware asks."""
+
+    host: str
+    port: int = 69
+    block_size: int = tftp.BLOCK_SIZE
+    timeout: float = 5.0
+
+    def probe(self, name: str) -> Answer:
+        """Ask for the file and abort with ERROR 0 after the first answer."""
+        return self._ask(name, abort=True)
+
+    def read(self, name: str) -> Answer:
+        """Ask for the file and take all of it."""
+        return self._ask(name, abort=False)
+
+    def _ask(self, name: str, *, abort: bool) -> Answer:
+        server = tftp.Server(host=self.host, port=self.port, timeout=self.timeout)
+        try:
+            got = tftp.get(server, name, block_size=self.block_size, abort=abort)
+        except tftp.TftpError as error:
+            return Answer(outcome=_REFUSALS.get(error.code, "denied"), detail=error.message)
+        return Answer(outcome="found", size=got.size, data=got.data)
