@@ -1,0 +1,383 @@
+"""Boot an image under QEMU, on throw-away copies, and say what is seen from outside.
+
+Two machines with fresh copies of the image start at the same time: what should be unique to a node must differ.
+
+How the test's ssh key reaches an image that nobody edits: systemd takes credentials from the kernel command line
+(`systemd.set_credential_binary=NAME:BASE64`, systemd(1), since 251), and systemd-tmpfiles-setup.service imports the
+one called `tmpfiles.extra` as tmpfiles.d lines (tmpfiles.d(5), since 252), which write the key into the user's
+authorized_keys before sshd starts. Other ways were dropped: QEMU's fw_cfg and SMBIOS credentials need a driver, or
+UEFI firmware, that a kernel started directly does not have that early; cloud-init is not in every image;
+`ssh.authorized_keys.root` is for root alone, and root must not be let in.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from builder import verdict as observe
+from builder.bootloader_config import BOARDS, Identity, evaluate
+from builder.console import note
+from builder.errors import HostError, InputError, Problem, VerdictError
+from builder.run import find_tool, run, spawn
+from builder.verdict import Check, Seen, Verdict
+
+GIB = 1 << 30
+SECTOR = 512
+MachineName = Literal["virt", "raspi3b", "raspi4b"]
+_QEMU = "qemu-system-aarch64"
+_COMMAND_LINE_SIZE = 2048  # bytes with the final NUL, arch/arm64/include/uapi/asm/setup.h
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """A real board that QEMU models. `console` is the port its kernel speaks on, `serial` which of QEMU's that is."""
+
+    memory: int  # MiB, what QEMU insists on
+    dtb: str
+    console: str
+    serial: int
+    extra: tuple[str, ...]  # kernel parameters that the model needs
+    since: str  # the QEMU that has it
+
+
+BOARD_MODELS: Mapping[str, Board] = MappingProxyType(
+    {
+        "raspi3b": Board(memory=1024, dtb="bcm2837-rpi-3-b.dtb", console="ttyS1", serial=1, extra=(), since="2.12"),
+        "raspi4b": Board(
+            memory=2048,
+            dtb="bcm2711-rpi-4-b.dtb",
+            console="ttyS1",
+            serial=1,
+            extra=(
+                "initcall_blacklist=brcmstb_l2_driver_init",
+            ),  # the model has no such interrupt controller: the driver panics
+            since="9.0",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootOptions:
+    """How to boot. `timeout` in seconds until all has been seen, `grow` in bytes beyond the image, `memory` in MiB.
+
+    `logs` is where the console logs stay; None = a new directory in the temporary directory. `hostname` is what the
+    node must call itself; None = what the image's /etc/hostname says.
+    """
+
+    machine: MachineName = "virt"
+    timeout: float = 900
+    grow: int = 2 * GIB
+    memory: int = 2048
+    cpus: int = 2
+    user: str = "ubuntu"
+    hostname: str | None = None
+    logs: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFiles:
+    """What the firmware would hand to the processor, copied out of the image. `cmdline` is one line."""
+
+    kernel: Path
+    initrd: Path | None
+    dtb: Path | None
+    cmdline: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Loopback ports that lead into a machine."""
+
+    ssh: int
+    metrics: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drives:
+    """A machine's copy-on-write disk and where its serial ports are written, the first one first."""
+
+    disk: Path
+    serials: tuple[Path, ...] = field(default=())
+
+
+def boot_image(image: Path, options: BootOptions = BootOptions()) -> Verdict:
+    """Boot an image (a file, or the directory it was published in) and return what was seen; the caller judges it.
+
+    Raises InputError for no image there, HostError for a missing tool or machine model, VerdictError for an image
+    whose boot partition cannot be read.
+    """
+    image = find_image(image)
+    check_host(options.machine)
+    logs = options.logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
+    logs.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pibuild-boot-") as name:
+        scratch = Path(name)
+        if options.machine == "virt":
+            checks, console = _boot_virt(image, options, scratch, logs)
+        else:
+            checks, console = _boot_board(image, options, scratch, logs)
+    return Verdict(checks=checks, console=console, seconds=time.monotonic() - begun)
+
+
+def find_image(path: Path) -> Path:
+    """Return the image file at a path, or the one image in a directory. Raises InputError."""
+    if path.is_file():
+        return path.resolve()
+    images = sorted(path.glob("*.img")) if path.is_dir() else []
+    if len(images) == 1:
+        return images[0].resolve()
+    found = "no such file or directory" if not path.exists() else f"{len(images)} images (*.img) in this directory"
+    raise InputError(
+        Problem(
+            message=f"{path}: {found}", hint="make image builds one; name an .img file, or a directory with one in it"
+        )
+    )
+
+
+def check_host(machine: MachineName) -> None:
+    """Raise HostError unless this host's QEMU can be the machine."""
+    qemu = find_tool(_QEMU, package="qemu-system-arm")
+    find_tool("qemu-img", package="qemu-utils")
+    find_tool("mcopy", package="mtools")
+    known = {line.split()[0] for line in run([qemu, "-M", "help"]).stdout.splitlines() if line.strip()}
+    if machine not in known:
+        version = run([qemu, "--version"]).stdout.splitlines()[0]
+        raise HostError(
+            f"{version} has no machine {machine}",
+            hint=f"QEMU {BOARD_MODELS[machine].since} or later has it: install qemu-system-arm from backports",
+        )
+
+
+# The image's boot files ---------------------------------------------------------------------------
+
+
+def partitions(first_sector: bytes) -> tuple[tuple[int, int], ...]:
+    """Return (start, size) in bytes of the MBR's four primary partitions; absent ones are (0, 0)."""
+    if len(first_sector) < SECTOR or first_sector[510:512] != b"\x55\xaa":
+        raise VerdictError(
+            "the image has no partition table",
+            hint="a Raspberry Pi image starts with an MBR; is this the image itself?",
+        )
+    entries = [first_sector[at : at + 16] for at in range(446, 510, 16)]
+    return tuple(
+        (SECTOR * int.from_bytes(e[8:12], "little"), SECTOR * int.from_bytes(e[12:16], "little")) for e in entries
+    )
+
+
+def _first_sector(image: Path) -> bytes:
+    with image.open("rb") as file:
+        return file.read(SECTOR)
+
+
+def take_boot_files(image: Path, into: Path, *, dtb: str | None = None) -> BootFiles:
+    """Copy what a Pi 4's config.txt names out of the FAT partition. Raises VerdictError where it is not there."""
+    offset = partitions(_first_sector(image))[0][0]
+    settings = evaluate(
+        _take(image, offset, "config.txt", into).read_bytes(), Identity(board=BOARDS["pi4"], serial="00000000")
+    )
+    prefix = settings.settings.get("os_prefix", "")
+    kernel = settings.settings.get("kernel", BOARDS["pi4"].kernels[0])
+    initramfs = settings.initramfs[:1] or (("initramfs8",) if settings.enabled("auto_initramfs") else ())
+    cmdline = _take(image, offset, prefix + settings.settings.get("cmdline", "cmdline.txt"), into).read_text().strip()
+    return BootFiles(
+        kernel=_take(image, offset, prefix + kernel, into),
+        initrd=_take(image, offset, prefix + initramfs[0], into) if initramfs else None,
+        dtb=_take(image, offset, prefix + dtb, into) if dtb else None,
+        cmdline=cmdline,
+    )
+
+
+def _take(image: Path, offset: int, name: str, into: Path) -> Path:
+    target = into / name.replace("/", "_")
+    done = run(
+        ["mcopy", "-n", "-i", f"{image}@@{offset}", f"::/{name}", target], check=False, env={"MTOOLS_SKIP_CHECK": "1"}
+    )
+    if done.returncode != 0:
+        raise VerdictError(
+            f"{image}: {name} is not on the boot partition: {done.stderr.strip()}",
+            hint="config.txt names it; pibuild inspect shows what is there",
+        )
+    return target
+
+
+# Command lines ------------------------------------------------------------------------------------
+
+
+def authorize(user: str, public_key: str) -> str:
+    """Return the kernel parameter that lets a key in as a user; see the module's docstring."""
+    ssh = f"/home/{user}/.ssh"
+    key = base64.b64encode(f"{public_key.strip()}\n".encode()).decode()
+    keys = f"{ssh}/authorized_keys"
+    lines = f"d {ssh} 0700 {user} {user}\nf {keys} 0600 {user} {user}\nw+~ {keys} - - - - {key}\n"
+    return f"systemd.set_credential_binary=tmpfiles.extra:{base64.b64encode(lines.encode()).decode()}"
+
+
+def kernel_cmdline(own: str, *, console: str, extra: Sequence[str] = ()) -> str:
+    """Return the image's own command line with the consoles replaced by QEMU's and more parameters at its end.
+
+    `quiet` and `splash` go too: the console is what the verdict reads. Raises VerdictError when it grows beyond what an
+    arm64 kernel reads.
+    """
+    kept = [word for word in own.split() if word not in {"quiet", "splash"} and not word.startswith("console=")]
+    cmdline = " ".join([f"console={console}", *kept, *extra])
+    if len(cmdline) >= _COMMAND_LINE_SIZE:
+        raise VerdictError(
+            f"the kernel command line has {len(cmdline)} characters; arm64 reads {_COMMAND_LINE_SIZE - 1}"
+        )
+    return cmdline
+
+
+def virt_argv(files: BootFiles, drives: Drives, ports: Ports, options: BootOptions) -> tuple[str, ...]:
+    """Return QEMU's command line for the generic arm64 machine. `files.cmdline` is passed on as it stands."""
+    forward = f"hostfwd=tcp:127.0.0.1:{ports.ssh}-:22,hostfwd=tcp:127.0.0.1:{ports.metrics}-:9100"
+    return (
+        *(_QEMU, "-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"),
+        *("-smp", str(options.cpus), "-m", str(options.memory)),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"),
+        *_kernel_argv(files),
+        *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={_escaped(drives.disk)}"),
+        *("-device", "virtio-blk-pci,drive=disk"),
+        *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-rng-pci"),
+        *_serial_argv(drives),
+    )
+
+
+def board_argv(machine: str, files: BootFiles, drives: Drives) -> tuple[str, ...]:
+    """Return QEMU's command line for a modelled Raspberry Pi: no network, the image as its SD card."""
+    return (
+        *(_QEMU, "-M", machine, "-accel", "tcg,thread=multi", "-m", str(BOARD_MODELS[machine].memory)),
+        *("-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"),
+        *_kernel_argv(files),
+        *("-drive", f"if=sd,format=qcow2,cache=unsafe,file={_escaped(drives.disk)}"),
+        *_serial_argv(drives),
+    )
+
+
+def _kernel_argv(files: BootFiles) -> tuple[str, ...]:
+    initrd = ("-initrd", str(files.initrd)) if files.initrd else ()
+    dtb = ("-dtb", str(files.dtb)) if files.dtb else ()
+    return ("-kernel", str(files.kernel), *initrd, *dtb, "-append", files.cmdline)
+
+
+def _serial_argv(drives: Drives) -> tuple[str, ...]:
+    return tuple(word for path in drives.serials for word in ("-serial", f"file:{path}"))
+
+
+def _escaped(path: Path) -> str:
+    """Return a path as QEMU's option parser takes it: a comma is doubled."""
+    return str(path).replace(",", ",,")
+
+
+def power_of_two(size: int) -> int:
+    """Return the smallest power of two that is not below a size in bytes: QEMU's SD cards come in no other."""
+    return 1 << (size - 1).bit_length()
+
+
+# Machines -----------------------------------------------------------------------------------------
+
+
+def _overlay(image: Path, at: Path, size: int) -> Path:
+    """Make a copy-on-write disk of `size` bytes on top of the image."""
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", at, str(size)])
+    return at
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Return loopback ports that are free now; held together, so that no two are the same."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(each.getsockname()[1] for each in sockets)
+
+
+def _make_key(scratch: Path) -> Path:
+    key = scratch / "id_ed25519"
+    run(
+        [
+            find_tool("ssh-keygen", package="openssh-client"),
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            "pibuild-boot-test",
+            "-f",
+            key,
+        ]
+    )
+    return key
+
+
+@contextlib.contextmanager
+def _machine(argv: Sequence[str], drives: Drives, *, console: int, log: Path) -> Iterator[observe.SerialConsole]:
+    """Run QEMU while the block runs; its own complaints go to `log`."""
+    for path in drives.serials:
+        path.unlink(missing_ok=True)
+    with log.open("wb") as complaints, spawn(argv, stdout=complaints) as process:
+        yield observe.SerialConsole(path=drives.serials[console], process=process, log=log)
+
+
+def _boot_virt(image: Path, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+    files = take_boot_files(image, scratch)
+    key = _make_key(scratch)
+    cmdline = kernel_cmdline(
+        files.cmdline, console="ttyAMA0", extra=[authorize(options.user, key.with_suffix(".pub").read_text())]
+    )
+    files = BootFiles(kernel=files.kernel, initrd=files.initrd, dtb=None, cmdline=cmdline)
+    size = image.stat().st_size
+    deadline = time.monotonic() + options.timeout
+    seen: list[Seen] = []
+    with contextlib.ExitStack() as stack:
+        free = iter(_free_ports(4))
+        for name in ("first", "second"):
+            ports = Ports(ssh=next(free), metrics=next(free))
+            disk = _overlay(image, scratch / f"{name}.qcow2", size + options.grow)
+            drives = Drives(disk=disk, serials=(logs / f"{name}.log",))
+            argv = virt_argv(files, drives, ports, options)
+            console = stack.enter_context(_machine(argv, drives, console=0, log=logs / f"{name}.qemu.log"))
+            note(f"{name}: booting a fresh copy of {image.name}, console in {console.path}")
+            shell = observe.Shell(port=ports.ssh, key=key, user=options.user)
+            seen.append(
+                Seen(name=name, console=console, shell=shell, metrics=f"http://127.0.0.1:{ports.metrics}/metrics")
+            )
+        root = partitions(_first_sector(image))[1][1]
+        expected = observe.Expected(
+            hostname=options.hostname or image_hostname(image, scratch), root=root, grow=options.grow
+        )
+        checks = observe.look(seen[0], seen[1], expected, deadline=deadline)
+    return checks, seen[0].console.path
+
+
+def image_hostname(image: Path, scratch: Path) -> str:
+    """Return what /etc/hostname says on the image's root partition (ext4), read without mounting."""
+    offset = partitions(_first_sector(image))[1][0]
+    target = scratch / "hostname"
+    run([find_tool("debugfs", package="e2fsprogs"), "-R", f"dump /etc/hostname {target}", f"{image}?offset={offset}"])
+    return target.read_text().strip() if target.exists() else ""
+
+
+def _boot_board(image: Path, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+    board = BOARD_MODELS[options.machine]
+    files = take_boot_files(image, scratch, dtb=board.dtb)
+    cmdline = kernel_cmdline(files.cmdline, console=f"{board.console},115200", extra=board.extra)
+    files = BootFiles(kernel=files.kernel, initrd=files.initrd, dtb=files.dtb, cmdline=cmdline)
+    disk = _overlay(image, scratch / "card.qcow2", power_of_two(image.stat().st_size))
+    drives = Drives(disk=disk, serials=tuple(logs / f"{options.machine}.serial{number}.log" for number in range(2)))
+    argv = board_argv(options.machine, files, drives)
+    with _machine(argv, drives, console=board.serial, log=logs / f"{options.machine}.qemu.log") as console:
+        note(f"{options.machine}: booting, console in {console.path}")
+        return observe.look_at_console(console, deadline=time.monotonic() + options.timeout), console.path

@@ -1,0 +1,406 @@
+"""What a booted machine shows to somebody outside: on its console, by ssh, by HTTP.
+
+The checks come in the order in which a machine comes up; what cannot be seen because an earlier one failed is not
+listed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import requests
+
+from builder.console import note
+from builder.errors import HostError, VerdictError
+from builder.run import Completed, find_tool, run
+
+_EVERY = 2.0  # seconds between two looks
+_FATAL: tuple[tuple[str, str], ...] = (
+    (r"Kernel panic - not syncing[^\r\n]*", "the kernel panicked"),
+    (r"ALERT! +\S[^\r\n]* does not exist", "the initramfs does not find the root file system"),
+    (r"\(initramfs\)", "the initramfs gave up and opened a shell"),
+    (r"You are in (emergency|rescue) mode", "systemd went to emergency mode"),
+    (r"Cannot open access to console, the root account is locked", "systemd went to emergency mode"),
+    (r"Freezing execution", "systemd gave up"),
+)
+_FACTS = {
+    "hostname": "hostname",
+    "machine-id": "cat /etc/machine-id",
+    "root": "findmnt -nbo SIZE /",
+    "source": "findmnt -no SOURCE /",
+    "metrics": "systemctl is-enabled prometheus-node-exporter.service 2>/dev/null",
+}
+_EXPORTER_SERIES = "node_boot_time_seconds"
+_ENOUGH = 0.5  # of the added space: the rest is alignment and the file system's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at. `detail` is what was seen, or the reason why it is not as it should be."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """All that was seen of a boot, where its console log is, and how long it took."""
+
+    checks: tuple[Check, ...]
+    console: Path
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether there was something to see and all of it was well."""
+        return bool(self.checks) and all(check.ok for check in self.checks)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return the table for people: what, ok or FAILED, what was seen."""
+        return [(check.name, "ok" if check.ok else "FAILED", check.detail) for check in self.checks]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the verdict for programs."""
+        return {
+            "ok": self.ok,
+            "seconds": round(self.seconds, 1),
+            "console": str(self.console),
+            "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks],
+        }
+
+    def require(self) -> None:
+        """Raise VerdictError with the reasons and the place of the console log unless all is well."""
+        if self.ok:
+            return
+        reasons = [f"{check.name}: {check.detail}" for check in self.checks if not check.ok] or ["nothing was seen"]
+        raise VerdictError(
+            "the image does not boot as it should\n" + "\n".join(reasons), hint=f"read the console log: {self.console}"
+        )
+
+
+class Process(Protocol):
+    """What is asked of a running QEMU."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SerialConsole:
+    """A machine's serial console in a file, and the process that writes it; `log` has QEMU's own complaints."""
+
+    path: Path
+    process: Process
+    log: Path
+
+    def text(self) -> str:
+        """Return what was printed so far."""
+        return self.path.read_text(errors="replace") if self.path.exists() else ""
+
+    def fatal(self) -> str:
+        """Return why this machine will not come up any more, empty while it may."""
+        reason = fatal(self.text())
+        if not reason and self.process.poll() is not None:
+            said = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            reason = "the machine went down or QEMU ended" + (": " + " / ".join(said) if said else "")
+        return reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """A way in by ssh: a forwarded loopback port, a private key, a user."""
+
+    port: int
+    key: Path
+    user: str
+
+    def run(self, command: str, *, timeout: float) -> Completed:
+        """Run a command as the user. `returncode` is 255 when it could not be, or did not end in `timeout` seconds."""
+        return _patient(
+            [*self._ssh(), "-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@127.0.0.1", command], timeout
+        )
+
+    def methods(self, *, timeout: float) -> tuple[str, ...]:
+        """Return the ways of authentication that the server offers to somebody without a key."""
+        return offered(
+            _patient(
+                [*self._ssh(), "-o", "PreferredAuthentications=none", f"{self.user}@127.0.0.1", "true"], timeout
+            ).stderr
+        )
+
+    def host_keys(self, *, timeout: float) -> frozenset[str]:
+        """Return the fingerprints of the server's host keys."""
+        done = _patient(["ssh-keyscan", "-T", f"{timeout:.0f}", "-p", str(self.port), "127.0.0.1"], 4 * timeout)
+        return frozenset(fingerprints(done.stdout))
+
+    def _ssh(self) -> list[str]:
+        options = ("BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "LogLevel=ERROR")
+        anyone = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
+        return [
+            "ssh",
+            "-F",
+            "/dev/null",
+            "-p",
+            str(self.port),
+            *(word for o in (*options, *anyone) for word in ("-o", o)),
+        ]
+
+
+def _patient(argv: list[str | Path], timeout: float) -> Completed:
+    try:
+        return run(argv, check=False, timeout=timeout)
+    except HostError as error:
+        return Completed(argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A machine that can be looked at. `metrics` is the address of its node_exporter."""
+
+    name: str
+    console: SerialConsole
+    shell: Shell
+    metrics: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the image promises. `root` is the root partition's bytes in the image, `grow` those added behind it or 0."""
+
+    hostname: str
+    root: int
+    grow: int
+
+
+# Pure parts ---------------------------------------------------------------------------------------
+
+
+def fatal(console: str) -> str:
+    """Return why a machine with this on its console will not come up, with the line that says so; else empty."""
+    for pattern, reason in _FATAL:
+        found = re.search(pattern, console)
+        if found:
+            return f"{reason}: {found.group().strip()}"
+    return ""
+
+
+def offered(stderr: str) -> tuple[str, ...]:
+    """Return the methods in ssh's `Permission denied (publickey,password).`; empty when it says something else."""
+    found = re.search(r"Permission denied \(([a-z,-]+)\)", stderr)
+    return tuple(found.group(1).split(",")) if found else ()
+
+
+def fingerprints(keyscan: str) -> list[str]:
+    """Return `TYPE SHA256:…` for each line of ssh-keyscan, as ssh-keygen -l prints a key."""
+    keys = [line.split() for line in keyscan.splitlines() if line and not line.startswith("#")]
+    digests = [(kind, hashlib.sha256(base64.b64decode(key)).digest()) for _, kind, key, *_ in keys]
+    return [f"{kind} SHA256:{base64.b64encode(digest).decode().rstrip('=')}" for kind, digest in digests]
+
+
+def facts(stdout: str) -> Mapping[str, str]:
+    """Return the `name=value` lines of a machine's answer."""
+    return dict(line.split("=", 1) for line in stdout.splitlines() if "=" in line)
+
+
+def failed_units(stdout: str) -> list[str]:
+    """Return the names in `systemctl list-units --state=failed --plain --no-legend`."""
+    return [line.split()[0] for line in stdout.splitlines() if line.strip()]
+
+
+def distinct(name: str, first: str, second: str) -> Check:
+    """Return the check that two nodes do not share what should be each one's own."""
+    if not first or not second:
+        return Check(name=name, ok=False, detail="could not be read")
+    shared = first == second
+    return Check(name=name, ok=not shared, detail=f"both copies have {first}" if shared else f"{first}, {second}")
+
+
+def grown(expected: Expected, now: int) -> Check:
+    """Return the check that the root file system (`now` bytes) took the space added behind the partition."""
+    least = expected.root + int(_ENOUGH * expected.grow)
+    detail = f"{expected.root >> 20} MiB in the image, {now >> 20} MiB on the machine"
+    return Check(name="root grown", ok=now >= least, detail=detail)
+
+
+# Looking ------------------------------------------------------------------------------------------
+
+
+class _NotSeenError(Exception):
+    """The machine does not come further: the check that says so."""
+
+    def __init__(self, check: Check) -> None:
+        super().__init__(check.detail)
+        self.check = check
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """A look at machines against the clock; says each thing as soon as it is known."""
+
+    deadline: float
+    begun: float
+    checks: list[Check]
+
+    def say(self, check: Check) -> None:
+        note(f"{time.monotonic() - self.begun:6.0f} s  {check.name}: {'' if check.ok else 'FAILED: '}{check.detail}")
+        self.checks.append(check)
+
+    def left(self, at_most: float) -> float:
+        """Return the seconds for one question: never none, so that the last one is asked in full."""
+        return max(10.0, min(at_most, self.deadline - time.monotonic()))
+
+    def until_printed(self, console: SerialConsole, pattern: str, name: str) -> re.Match[str]:
+        """Wait for a line on the console."""
+        while True:
+            found = re.search(pattern, console.text())
+            if found:
+                return found
+            self.give_up(console, name)
+            time.sleep(_EVERY)
+
+    def until_reached(self, machine: Seen, name: str) -> float:
+        """Wait until a command can be run by ssh; returns the seconds since the start."""
+        while machine.shell.run("true", timeout=self.left(60)).returncode != 0:
+            self.give_up(machine.console, name)
+            time.sleep(_EVERY)
+        return time.monotonic() - self.begun
+
+    def give_up(self, console: SerialConsole, name: str) -> None:
+        reason = console.fatal()
+        if not reason and time.monotonic() > self.deadline:
+            last = [line for line in console.text().splitlines() if line.strip()][-1:] or ["nothing was printed"]
+            reason = f"not within {self.deadline - self.begun:.0f} s; last on the console: {last[0].strip()}"
+        if reason:
+            raise _NotSeenError(Check(name=name, ok=False, detail=reason))
+
+
+def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> tuple[Check, ...]:
+    """Look at two machines booted from fresh copies of one image until `deadline` (monotonic seconds)."""
+    find_tool("ssh", package="openssh-client")
+    find_tool("ssh-keyscan", package="openssh-client")
+    watch = _Watch(deadline=deadline, begun=time.monotonic(), checks=[])
+    try:
+        kernel = watch.until_printed(first.console, r"Linux version (\S+)", "kernel up")
+        watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
+        seconds = watch.until_reached(first, "ssh by key")
+        watch.say(Check(name="ssh by key", ok=True, detail=f"{first.shell.user}, after {seconds:.0f} s"))
+        watch.say(_settled(first, watch))
+        one = _facts(first, watch)
+        name = one.get("hostname", "")
+        watch.say(
+            Check(
+                name="hostname",
+                ok=bool(name) and name == expected.hostname,
+                detail=f"{name}, the image says {expected.hostname}",
+            )
+        )
+        if expected.grow:
+            watch.say(grown(expected, int(one.get("root") or 0)))
+        watch.say(_metrics(first, one, watch))
+        watch.until_reached(second, "second copy")
+        other = _facts(second, watch)
+        watch.say(distinct("machine-id unique", one.get("machine-id", ""), other.get("machine-id", "")))
+        watch.say(_host_keys(first, second, watch))
+        watch.say(_no_password(first, watch))
+    except _NotSeenError as stop:
+        watch.say(stop.check)
+    return tuple(watch.checks)
+
+
+def look_at_console(console: SerialConsole, *, deadline: float) -> tuple[Check, ...]:
+    """Look at a machine without a network until it has reached userspace."""
+    watch = _Watch(deadline=deadline, begun=time.monotonic(), checks=[])
+    try:
+        kernel = watch.until_printed(console, r"Linux version (\S+)", "kernel up")
+        watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
+        model = watch.until_printed(console, r"Machine model: ([^\r\n]+)", "device tree")
+        watch.say(Check(name="device tree", ok=True, detail=model.group(1)))
+        init = watch.until_printed(
+            console, r"Run (/\S*init\S*) as init process|systemd\[1\]: systemd (\S+) running", "userspace"
+        )
+        watch.say(Check(name="userspace", ok=True, detail=init.group().strip()))
+    except _NotSeenError as stop:
+        watch.say(stop.check)
+    return tuple(watch.checks)
+
+
+def _facts(machine: Seen, watch: _Watch) -> Mapping[str, str]:
+    command = "; ".join(f'echo "{name}=$({how})"' for name, how in _FACTS.items())
+    return facts(machine.shell.run(command, timeout=watch.left(120)).stdout)
+
+
+def _settled(machine: Seen, watch: _Watch) -> Check:
+    """Wait until systemd has nothing left to start, and see how it calls its state."""
+    name = "systemd running"
+    while True:
+        state = machine.shell.run("systemctl is-system-running --wait", timeout=watch.left(600)).stdout.strip()
+        if state == "running":
+            return Check(name=name, ok=True, detail="no failed units")
+        if state in {"degraded", "maintenance"}:
+            return Check(name=name, ok=False, detail=f"{state}\n{_complaints(machine, watch)}".strip())
+        if time.monotonic() > watch.deadline:
+            jobs = machine.shell.run(
+                "systemctl list-jobs --no-legend --no-pager", timeout=watch.left(60)
+            ).stdout.strip()
+            return Check(name=name, ok=False, detail=f"still {state or 'silent'}; jobs:\n{jobs}")
+        watch.give_up(machine.console, name)
+        time.sleep(_EVERY)
+
+
+def _complaints(machine: Seen, watch: _Watch) -> str:
+    """Return each failed unit with the last lines of its journal."""
+    listed = machine.shell.run(
+        "systemctl list-units --state=failed --plain --no-legend --no-pager", timeout=watch.left(60)
+    )
+    said = []
+    for unit in failed_units(listed.stdout):
+        read = f"journalctl -b -u '{unit}' -n 10 --no-pager -o cat"
+        lines = machine.shell.run(f"sudo -n {read} || {read}", timeout=watch.left(60)).stdout.strip().splitlines()
+        said.append("\n    ".join([f"failed: {unit}", *lines]))
+    return "\n".join(said)
+
+
+def _metrics(machine: Seen, known: Mapping[str, str], watch: _Watch) -> Check:
+    name = "node_exporter answers"
+    if known.get("metrics") != "enabled":
+        return Check(name=name, ok=True, detail="not in this image")
+    while True:
+        try:
+            answer = requests.get(machine.metrics, timeout=watch.left(60))
+        except requests.RequestException as error:
+            detail = f"{type(error).__name__}: {error}"
+        else:
+            series = sum(not line.startswith("#") for line in answer.text.splitlines())
+            if answer.ok and _EXPORTER_SERIES in answer.text:
+                return Check(name=name, ok=True, detail=f"{series} series")
+            detail = f"HTTP {answer.status_code}, {series} series, no {_EXPORTER_SERIES}"
+        if time.monotonic() > watch.deadline or machine.console.fatal():
+            return Check(name=name, ok=False, detail=detail)
+        time.sleep(_EVERY)
+
+
+def _host_keys(first: Seen, second: Seen, watch: _Watch) -> Check:
+    name = "host keys unique"
+    one, other = (machine.shell.host_keys(timeout=watch.left(60)) for machine in (first, second))
+    if not one or not other:
+        return Check(name=name, ok=False, detail="ssh-keyscan got no answer")
+    shared = sorted(one & other)
+    return Check(
+        name=name,
+        ok=not shared,
+        detail=f"both copies have {shared[0]}" if shared else f"{len(one)} and {len(other)} keys",
+    )
+
+
+def _no_password(machine: Seen, watch: _Watch) -> Check:
+    methods = machine.shell.methods(timeout=watch.left(60))
+    ok = methods == ("publickey",)
+    return Check(name="no ssh by password", ok=ok, detail=f"offered: {', '.join(methods) or 'no answer'}")
