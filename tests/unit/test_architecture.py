@@ -1,0 +1,211 @@
+"""The rules of docs/architecture.md that a reader of the tree relies on."""
+
+import ast
+import graphlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.run import run
+
+PROJECT = Path(__file__).parents[2]
+PACKAGE = PROJECT / "builder"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Modules from the bottom up, a name standing for its family too (recipe: recipe_files, recipe_models…); whatever no row
+# names is a host tool. A module imports from its own row and from the rows before it.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("run", "console", "steps.base"),
+    (),  # host tools
+    ("steps", "variables", "recipe", "inventory"),
+    ("lock", "plan", "layers", "image", "publish", "bootchain", "verdict", "schema"),
+    ("build", "inspect_image", "diff_images", "boot", "gc"),
+    ("cli",),
+    ("__main__",),
+)
+HOST_TOOLS = 2
+OWN_PROGRAMS = {"chroot_stage"}  # run by another Python as scripts, so they can import nothing of pibuild's
+
+FORBIDDEN_NAMES = {
+    "utils",
+    "util",
+    "helpers",
+    "helper",
+    "common",
+    "core",
+    "manager",
+    "managers",
+    "misc",
+    "factory",
+    "context",
+}
+MODULE_LINES = 450
+FUNCTION_LINES = 60
+
+# Addresses that name a format, a licence or an example. Where packages come from, the machine or the recipe says.
+ALLOWED_ADDRESSES = re.compile(
+    r"https?://(spdx\.org/|json-schema\.org/|([a-z0-9.-]+\.)?example(\.(com|org|net))?[/:\"'`\s)]|\{|127\.0\.0\.1|localhost)"
+)
+ADDRESS = re.compile(r"https?://[A-Za-z0-9][^\s\"'`<>)]*.?")
+
+
+def _name(path: Path) -> str:
+    """`builder/steps/files.py` → `steps.files`; a package is its own name."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def _layer(module: str) -> int:
+    for number, names in enumerate(LAYERS):
+        if module in names:
+            return number
+    top = module.partition(".")[0]
+    for number, names in enumerate(LAYERS):
+        if any(top == name or top.startswith(f"{name}_") for name in names):
+            return number
+    return HOST_TOOLS
+
+
+def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield every module that a tree imports, wherever in it, with its line. `from builder import x` is `builder.x`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "builder":
+            yield from ((f"builder.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+
+
+def _check(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_imports_point_one_way(path: Path) -> None:
+    importer = _name(path)
+    wrong = []
+    for imported, line in _imports(_check(path)):
+        package, _, module = imported.partition(".")
+        if package == "builder" and _layer(module) > _layer(importer) and module != "__version__":
+            wrong.append(f"{path.name}:{line} imports {imported}, which stands above it")
+    assert not wrong
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    graph = {
+        f"builder.{_name(path)}": {name for name, _ in _imports(_check(path)) if name.startswith("builder.")}
+        for path in MODULES
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize(("library", "owner"), [("subprocess", "run.py"), ("rich", "console.py")])
+def test_one_module_imports(library: str, owner: str) -> None:
+    importers = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        if any(name.partition(".")[0] == library for name, _ in _imports(_check(path)))
+    }
+    assert importers == {owner}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.stem not in OWN_PROGRAMS], ids=_name)
+def test_only_the_console_prints_and_only_run_spawns(path: Path) -> None:
+    wrong = []
+    for node in ast.walk(_check(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        if called == "print" or called in ("click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"):
+            wrong.append(f"{path.name}:{node.lineno} {called}: print through builder.console")
+        if called in ("os.system", "os.popen") or called.startswith(("os.posix_spawn", "os.spawn")):
+            wrong.append(f"{path.name}:{node.lineno} {called}: spawn through builder.run")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_modules_and_functions_stay_readable(path: Path) -> None:
+    wrong = []
+    lines = len(path.read_text().splitlines())
+    if lines > MODULE_LINES:
+        wrong.append(f"{path.name} has {lines} lines; split it along a seam (at most {MODULE_LINES})")
+    for node in ast.walk(_check(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > FUNCTION_LINES:
+                wrong.append(f"{path.name}:{node.lineno} {node.name} has {length} lines (at most {FUNCTION_LINES})")
+    assert not wrong
+
+
+def test_modules_are_named_after_what_they_do() -> None:
+    assert not {_name(path) for path in MODULES if FORBIDDEN_NAMES & set(re.split(r"[._]", _name(path)))}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(_check(path)), f"{path} has no docstring"
+
+
+@pytest.mark.tools
+def test_no_address_of_a_package_source_is_in_the_tree() -> None:
+    """A machine's own sources, or the person's recipe, say where packages come from; `mirror: auto` asks the host."""
+    tracked = run(["git", "ls-files", "-z", "builder", "recipes", "overlays"], cwd=PROJECT).stdout.split("\0")
+    wrong: list[str] = []
+    for name in filter(None, tracked):
+        path = PROJECT / name
+        if path.suffix not in (".py", ".yaml", ".j2", ".c", ".sh", ".txt", ".conf", "") or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if path.suffix == ".py" or _is_package_source(line):
+                found = [address for address in ADDRESS.findall(line) if not ALLOWED_ADDRESSES.match(f"{address} ")]
+                wrong.extend(f"{name}:{number} {address}" for address in found)
+    assert not wrong
+
+
+def _is_package_source(line: str) -> bool:
+    """Whether a line of a recipe says where packages come from (an artifact's or image's own address is fine)."""
+    return bool(re.search(r"\bmirror\b|\bURIs\b|^\s*-?\s*deb(-src)?\s|/(dists|pool)/|/simple/?\b", line))
+
+
+def test_the_rules_catch_what_they_are_for(tmp_path: Path) -> None:
+    module = _check_text(tmp_path, "from builder import cli\nimport builder.build\nimport subprocess\n")
+    assert [name for name, _ in _imports(module)] == ["builder.cli", "builder.build", "subprocess"]
+    assert _layer("cli") > _layer("build") > _layer("steps.files") > _layer("mounts") > _layer("run") > _layer("errors")
+    assert _layer("recipe_files") == _layer("recipe") > _layer("bootloader_boot") == HOST_TOOLS
+    assert not ALLOWED_ADDRESSES.match("http://packages.invalid/debian ")
+    assert not ALLOWED_ADDRESSES.match("https://example.community/ ")
+    assert ALLOWED_ADDRESSES.match("https://example.com/a.deb ")
+    assert _is_package_source("deb http://packages.invalid trixie main")
+    assert not _is_package_source("url: https://host.invalid/image.img.xz")
+
+
+def _check_text(tmp_path: Path, text: str) -> ast.Module:
+    file = tmp_path / "module.py"
+    file.write_text(text)
+    return _check(file)
+
+
+def test_make_installs_the_package_of_every_tool_that_is_looked_for() -> None:
+    installed = set(re.findall(r"[a-z0-9.+-]+", _makefile_variable("PACKAGES")))
+    named = {
+        package: f"{path.name}:{node.lineno}"
+        for path in MODULES
+        for node in ast.walk(_check(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "find_tool"
+        for keyword in node.keywords
+        if keyword.arg == "package" and isinstance(keyword.value, ast.Constant)
+        for package in str(keyword.value.value).split()
+    }
+    essential = {"apt", "coreutils", "mount", "tar", "bash", "dpkg", "passwd"}
+    assert not {package: where for package, where in named.items() if package not in installed | essential}
+
+
+def _makefile_variable(name: str) -> str:
+    text = (PROJECT / "Makefile").read_text().replace("\\\n", " ")
+    found = re.search(rf"^{name} := (.*)$", text, re.MULTILINE)
+    assert found
+    return found[1]

@@ -1,0 +1,217 @@
+"""The command line: help, exit codes, and that no failure is a traceback."""
+
+import errno
+import inspect
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from builder import cli
+from builder.cli_options import plain
+from builder.errors import FetchError, HostError, InputError, Mark, PibuildError, Problem, StepError, VerdictError
+from builder.run import run, spawn
+
+COMMANDS = list(cli.pibuild.commands.values())
+REFERENCE = Path(__file__).parents[2] / "docs" / "commands.md"
+
+
+@pytest.fixture
+def failing() -> Iterator[Callable[[BaseException], None]]:
+    """Give the group a command `fail` that raises what it is told to."""
+
+    def add(error: BaseException) -> None:
+        @cli.pibuild.command("fail")
+        def fail() -> None:
+            raise error
+
+    yield add
+    cli.pibuild.commands.pop("fail", None)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
+def test_help_has_an_example_and_says_what_every_option_does(
+    command: click.Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run_command([str(command.name), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"pibuild {command.name}" in said.split("Example:")[1]
+    assert len(command.get_short_help_str(limit=100)) <= 45  # or the list of commands cuts it off
+
+
+@pytest.mark.parametrize("name", ["plan", "build", "lock", "inspect", "diff", "boot", "gc"])
+def test_what_a_program_would_read_has_json(name: str) -> None:
+    assert any("--json" in parameter.opts for parameter in cli.pibuild.commands[name].params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["bild"], "No such command 'bild'"),
+        (["build"], "Missing argument 'RECIPE'"),
+        (["build", "x.yaml", "--set", "colour"], "'colour' is not name=value"),
+        (["build", "x.yaml", "--attach", "nbd"], "'nbd' is not one of"),
+        (["build", "x.yaml", "--artifacts", "/nonexistent"], "does not exist"),
+        (["gc", "--keep-days", "-1"], "-1 is not in the range"),
+        (["completion", "cmd.exe"], "'cmd.exe' is not one of"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(arguments) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError(Problem(message="no such key", mark=Mark(file=Path("a.yaml"), line=3, column=5))), 2),
+        (HostError("mke2fs is not installed", hint="sudo apt-get install e2fsprogs"), 3),
+        (StepError("a.yaml:3: false: exit code 1"), 4),
+        (FetchError("no answer"), 5),
+        (VerdictError("it does not boot"), 6),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_failure_is_a_message_and_its_exit_code(
+    error: PibuildError, code: int, failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert cli.run_command(["fail"]) == code
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {error}\n"
+    assert shown.out == ""
+
+
+def test_a_bug_is_one_line_with_its_place(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(ZeroDivisionError("no [bold] idea"))
+    assert cli.run_command(["fail"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: internal error: ZeroDivisionError: no [bold] idea (test_cli.py:")
+    assert "PIBUILD_DEBUG=1" in said
+    assert "Traceback" not in said
+
+
+def test_debug_shows_the_traceback(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIBUILD_DEBUG", "1")
+    failing(KeyError("lost"))
+    assert cli.run_command(["fail"]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    assert "KeyError: 'lost'" in said
+
+
+def test_a_full_disk_names_the_file(
+    failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/var/cache/pibuild/tmp/x"))
+    assert cli.run_command(["fail"]) == 3
+    assert "/var/cache/pibuild/tmp/x: No space left on device" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_one_line(failing: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
+    failing(KeyboardInterrupt())
+    assert cli.run_command(["fail"]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+@pytest.mark.tools
+def test_a_reader_that_goes_away_hears_nothing() -> None:
+    shell = run(["sh", "-c", f"{sys.executable} -m builder schema | true; {sys.executable} -m builder --help | true"])
+    assert (shell.stdout, shell.stderr) == ("", "")
+
+
+@pytest.mark.tools
+def test_a_kill_unwinds_as_ctrl_c_does(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\n"
+        "from builder import cli\n"
+        "@cli.pibuild.command('wait')\n"
+        "def wait():\n"
+        "    try:\n"
+        "        print('waiting', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('unwound', flush=True)\n"
+        "sys.argv[1:] = ['wait']\n"
+        "cli.main()\n"
+    )
+    log = tmp_path / "log"
+    with log.open("wb") as said, spawn([sys.executable, "-c", script], stdout=said) as process:
+        while "waiting" not in log.read_text() and process.poll() is None:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 143
+    assert log.read_text() == "waiting\nunwound\n"
+
+
+@pytest.mark.tools
+def test_it_starts_quickly_because_commands_import_their_own_stations() -> None:
+    timed = run([sys.executable, "-X", "importtime", "-m", "builder", "--help"])
+    modules = {line.rpartition("|")[2].strip() for line in timed.stderr.splitlines()}
+    assert not modules & {"pydantic", "requests", "yaml", "jinja2", "parted", "builder.build", "builder.boot"}
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command(["completion", shell]) == 0
+    assert "_PIBUILD_COMPLETE" in capsys.readouterr().out
+
+
+def test_schema_is_the_same_on_stdout_and_in_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "recipe.schema.json"
+    assert cli.run_command(["schema"]) == 0
+    assert cli.run_command(["schema", "-o", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(file.read_text())
+    assert json.loads(file.read_text())["properties"]["layers"]
+
+
+def test_settings_keep_what_comes_after_the_first_equals_sign() -> None:
+    context = cli.pibuild.commands["plan"].make_context("plan", ["r.yaml", "--set", "a=b=c", "--set", "d="])
+    assert context.params["settings"] == {"a": "b=c", "d": ""}
+
+
+def test_plain_is_what_json_has() -> None:
+    mark = Mark(file=Path("a"), line=1, column=2)
+    assert plain({"set": {"b", "a"}, "mark": mark, "list": (mark,)}) == {
+        "set": ["a", "b"],
+        "mark": {"file": "a", "line": 1, "column": 2},
+        "list": [{"file": "a", "line": 1, "column": 2}],
+    }
+
+
+def _reference() -> str:
+    """Return docs/commands.md: every command with its words, its options and its example."""
+    parts = ["# Commands\n\nWritten from the commands themselves: `pytest tests/unit/test_cli.py --regenerate`.\n"]
+    for command in COMMANDS:
+        arguments = " ".join(p.human_readable_name for p in command.params if isinstance(p, click.Argument))
+        words = inspect.cleandoc(command.help or "")
+        example = "\n".join(line.strip() for line in (command.epilog or "").splitlines()[2:])
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        rows = [f"| `{'`, `'.join(p.opts)}` | {p.help or ''}{_default(p)} |" for p in options]
+        parts.append(
+            f"## pibuild {command.name} {arguments}".rstrip()
+            + f"\n\n{words}\n"
+            + ("\n| option | |\n| --- | --- |\n" + "\n".join(rows) + "\n" if rows else "")
+            + f"\n```sh\n{example}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def _default(option: click.Option) -> str:
+    return f" Default: `{option.default}`." if option.show_default else ""
+
+
+def test_the_reference_says_what_the_commands_say(golden: Callable[[Path, str], None]) -> None:
+    golden(REFERENCE, _reference())
