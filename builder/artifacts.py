@@ -29,8 +29,8 @@ def obtain(
     """Return the verified file of an artifact: from the cache, hand-placed files in `search`, else the network.
 
     What comes from the network stays in `cache_dir` under its checksum. None means: optional, and its origin did not
-    give it; the reason has been printed. Raises UnreachableError when it is not optional, FetchError whenever the checksum
-    is wrong.
+    give it; the reason has been printed. Raises UnreachableError when it is not optional, FetchError whenever the
+    checksum is wrong.
     """
     cached = cache_dir / artifact.sha256.lower()
     if cached.is_file():
@@ -51,7 +51,7 @@ def obtain(
 def find_artifact(
     sha256: str, directories: Sequence[Path], *, likely: str = "", remembered: Path | None = None
 ) -> Path | None:
-    """Return the file with this checksum in `directories` and all below them, None when there is none.
+    """Return the file with this checksum among `directories` (or files) and all below them, None when there is none.
 
     Files called `likely` are looked at first. `remembered` is a JSON file of digests by device, inode, size and times
     (the change time cannot be set by hand), so that a repeated search reads only what is new.
@@ -75,9 +75,11 @@ def find_artifact(
     return found
 
 
-def _files(directories: Sequence[Path]) -> Iterator[Path]:
-    for directory in directories:
-        for path in directory.rglob("*"):
+def _files(places: Sequence[Path]) -> Iterator[Path]:
+    for place in places:
+        if place.is_file():
+            yield place
+        for path in place.rglob("*"):
             if path.is_file() and not path.name.startswith("."):
                 yield path
 
