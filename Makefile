@@ -18,7 +18,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools ca-certificates debian-archive-keyring dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
+	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
 	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
 	qemu-utils util-linux xz-utils zstd
 
