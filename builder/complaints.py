@@ -69,7 +69,7 @@ def complaints(model: type[BaseModel], value: object, error: ValidationError | N
     found = [_complaint(model, value, details, where) for details in (error.errors() if error else ())]
     found += [Complaint(path=path, expected=expected) for path, expected in _misread(model, value, ())]
     meant = {(*complaint.path[:-1], complaint.meant) for complaint in found if complaint.meant}
-    found = [complaint for complaint in found if complaint.meant or complaint.path not in meant]
+    found = [one for one in found if one.path not in meant or _is_given(value, one.path)]
     by_path: dict[YamlPath, list[Complaint]] = {}
     for complaint in found:
         by_path.setdefault(complaint.path, []).append(complaint)
@@ -200,6 +200,10 @@ def _has(value: Any, step: str | int) -> bool:
     if isinstance(value, dict):
         return step in value
     return isinstance(value, list | tuple) and isinstance(step, int) and step < len(value)
+
+
+def _is_given(value: Any, path: YamlPath) -> bool:
+    return not path or _has(_value_at(value, path[:-1]), path[-1])
 
 
 def _real_path(value: Any, details: ErrorDetails) -> YamlPath:

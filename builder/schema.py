@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from builder.recipe_models import RecipeDocument
@@ -22,7 +23,7 @@ Schema = dict[str, Any]
 
 def recipe_schema(kinds: Mapping[str, type[Step]] = STEP_KINDS) -> Schema:
     """Return the schema of a recipe file, draft 2020-12. Where a field is no text, `{{ name }}` is allowed as well."""
-    models = [RecipeDocument, *dict.fromkeys(kinds.values())]
+    models: list[type[BaseModel]] = [RecipeDocument, *dict.fromkeys(kinds.values())]
     names, combined = models_json_schema([(model, "validation") for model in models], title="pibuild recipe")
     definitions: Schema = combined["$defs"]
     for name in _INHERITED:

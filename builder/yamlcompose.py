@@ -58,7 +58,7 @@ _SYNTAX = (  # what PyYAML says, what it means, what to do
     (r"unknown escape character", "an unknown escape in double quotes", "'single quotes' keep a backslash as it is"),
     (r"undefined alias", "an alias (*name) without its anchor (&name)", "put the value in quotes if it starts with *"),
     (r"cannot start any token", "a value cannot start with this character", "put the value in quotes"),
-    (r"a single document", "a second document ('---') in one file", "one file holds one document"),
+    (r"another document", "a second document ('---') in one file", "one file holds one document"),
     (r"expected ',' or '\]'", "a list in [ ] that is not closed, or lacks a comma", ""),
     (r"expected ',' or '\}'", "a mapping in { } that is not closed, or lacks a comma", ""),
 )
