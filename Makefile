@@ -62,12 +62,12 @@ install: system .venv/.installed ## install the system packages and .venv, nothi
 # give: only a package that cannot be installed stops.
 system:
 	@command -v dpkg-query >/dev/null || { echo 'error: this Makefile installs with apt: Debian 12/13 or Ubuntu 24.04' >&2; exit 3; }
-	@there=" $$(dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null | sed -n 's/^installed //p' | tr '\n' ' ')"; \
+	@there=" $$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null || :; } | sed -n 's/^installed //p' | tr '\n' ' ')"; \
 	missing=(); for package in $(PACKAGES); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
 	if (( $${#missing[@]} )); then \
 		echo "installing: $${missing[*]}"; \
-		$(SUDO) apt-get update -q || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yq --no-install-recommends "$${missing[@]}"; \
+		$(SUDO) apt-get update -qq || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yqq -o DPkg::Use-Pty=0 --no-install-recommends "$${missing[@]}"; \
 	fi
 
 # The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The

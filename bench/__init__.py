@@ -1,0 +1,1 @@
+"""Benchmarks of pibuild, started by `make bench`."""

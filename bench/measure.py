@@ -1,0 +1,89 @@
+"""Run a command and measure it: seconds, peak memory of it and all its children, and what a directory occupies."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.run import Argv, run
+
+_PERIOD = 0.1  # seconds between two looks at /proc
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a command took. `memory` is the largest sum of anonymous resident bytes of the process tree that was seen.
+
+    The page cache and shared file pages are left out: they are the machine's to give back.
+    """
+
+    seconds: float
+    memory: int
+    stdout: str
+
+
+def measure(argv: Argv, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Measured:
+    """Run a command to its end. Raises CommandError when it fails."""
+    begun = time.monotonic()
+    with _peak_memory() as peak:
+        ended = run(argv, env=env, cwd=cwd)
+    return Measured(seconds=time.monotonic() - begun, memory=peak[0], stdout=ended.stdout)
+
+
+def occupied(*paths: Path) -> int:
+    """Return the bytes that files take on disk (not their length; a hard link once), through all directories."""
+    seen: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for directory, _, names in os.walk(path):
+            for name in (".", *names):
+                facts = os.lstat(Path(directory) / name)
+                seen[facts.st_dev, facts.st_ino] = facts.st_blocks * 512  # stat(2): st_blocks counts 512 bytes
+    return sum(seen.values())
+
+
+@contextmanager
+def _peak_memory() -> Iterator[list[int]]:
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_PERIOD):
+            peak[0] = max(peak[0], sum(map(_anonymous, _descendants(os.getpid()))))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended in between
+            children.setdefault(parent, []).append(int(entry.name))
+    found, todo = [], list(children.get(root, ()))
+    while todo:
+        found.append(process := todo.pop())
+        todo += children.get(process, ())
+    return found
+
+
+def _anonymous(process: int) -> int:
+    """Return a process's resident bytes less those of files: fields 2 and 3 of /proc/PID/statm, in pages (proc(5))."""
+    try:
+        resident, shared = (Path("/proc") / str(process) / "statm").read_text().split()[1:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return (int(resident) - int(shared)) * _PAGE
