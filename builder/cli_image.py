@@ -78,6 +78,12 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     show_default=True,
     help="What QEMU is: its own board with network and the whole verdict, or a Pi that boots to userspace.",
 )
+@click.option(
+    "--board",
+    "boards",
+    multiple=True,
+    help="Check the files of this board: pi3, pi4, pi5; repeatable; default: what IMAGE has.",
+)
 @click.option("--check-only", is_flag=True, help="Check the boot chain's files and start no machine.")
 @click.option(
     "--timeout",
@@ -92,6 +98,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 def boot(
     image: Path,
     machine: Literal["virt", "raspi3b", "raspi4b"],
+    boards: tuple[str, ...],
     check_only: bool,
     timeout: int,
     logs: Path | None,
@@ -107,18 +114,17 @@ def boot(
     from builder.image import open_image
 
     with open_image(image) as opened:
-        chain = check_boot_chain(opened)
-    bad = [check for check in chain if not check.ok]
+        chain = check_boot_chain(opened, boards)
+    bad = [finding for finding in chain if not finding.ok]
     if not as_json:
-        console.print_table(
-            ("boot chain", "", "found"), [(check.name, "ok" if check.ok else "FAILED", check.detail) for check in chain]
-        )
+        rows = [(finding.check, "ok" if finding.ok else "FAILED", finding.detail) for finding in chain]
+        console.print_table(("boot chain", "", "found"), rows)
     elif bad or check_only:
         console.print_json({"boot_chain": plain(chain), "verdict": None})
     if bad:
         raise VerdictError(
-            "this image would not boot\n" + "\n".join(f"{check.name}: {check.detail}" for check in bad),
-            hint="pibuild inspect shows its boot files; no machine was started",
+            "this image would not boot\n" + "\n".join(f"{finding.check}: {finding.detail}" for finding in bad),
+            hint="; ".join(dict.fromkeys(finding.hint for finding in bad if finding.hint)),
         )
     if check_only:
         return
