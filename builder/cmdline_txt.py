@@ -1,7 +1,7 @@
 """The kernel's command line, `cmdline.txt`, edited as text: one line of words, of which some keys repeat (`console=`).
 
-Words are those of the kernel's `next_arg` (lib/cmdline.c): parted by white space, which double quotes protect; `-` and `_` are
-the same in a key; what follows the word `--` is for init.
+Words are those of the kernel's `next_arg` (lib/cmdline.c): parted by white space, which double quotes protect; `-` and
+`_` are the same in a key; what follows the word `--` is for init.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def key_of(word: str) -> str:
 def edit(text: str, change: CmdlineEdit) -> str:
     """Return the edited text: one line with a line feed, the untouched words in their order.
 
-    First `remove` (a bare key takes every word of that key, `key=value` that word), then `set` (in the place of the key's
-    first word, else at the end, one word for each value), then `add` (at the end, unless it is there). Editing twice
-    is editing once, as long as no key is both removed and set or added.
+    First `remove` (a bare key takes every word of that key, `key=value` that word), then `set` (in the place of the
+    key's first word, else at the end, one word for each value), then `add` (at the end, unless it is there). Editing
+    twice is editing once, as long as no key is both removed and set or added.
     """
     words = split(text)
     stop = words.index("--") if "--" in words else len(words)

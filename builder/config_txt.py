@@ -1,9 +1,9 @@
 """The Pi firmware's `config.txt`, edited as text.
 
-Source of the format: Raspberry Pi documentation, "config.txt" and "Conditional filters". A line `[filter]` restricts what
-follows. A filter takes the place of an earlier one of its own type (a model's of a model's), adds to those of other types,
-and `[all]` ends them all. So a line stands under a set of filters; here, "section pi4" means the lines under `[pi4]` and
-nothing else, "section all" those under no filter.
+Source of the format: Raspberry Pi documentation, "config.txt" and "Conditional filters". A line `[filter]` restricts
+what follows. A filter takes the place of an earlier one of its own type (a model's of a model's), adds to those of
+other types, and `[all]` ends them all. So a line stands under a set of filters; here, "section pi4" means the lines
+under `[pi4]` and nothing else, "section all" those under no filter.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def edit(text: str, change: ConfigEdit) -> str:
     """Return the edited text. Comments, the other sections and the order of what is there stay as they are.
 
     First `remove` (a bare key: all lines that set it, but for those to be added; with `=` or a blank: that line), then
-    `set` (the key's last line in the section is replaced, earlier ones go; a new key comes at the section's end), then `add`
-    (at the section's end, unless the line is there). A missing section comes at the end of the file. Editing twice is
-    editing once, as long as no key is both set and removed or added.
+    `set` (the key's last line in the section is replaced, earlier ones go; a new key comes at the section's end), then
+    `add` (at the section's end, unless the line is there). A missing section comes at the end of the file. Editing
+    twice is editing once, as long as no key is both set and removed or added.
     """
     section = _filters_of(change.section)
     lines = [line for line in parse(text) if not (line.filters == section and _is_removed(line, change))]
@@ -153,7 +153,7 @@ def _set(lines: list[Line], section: frozenset[str], name: str, key: str, text: 
 
 
 def _append(lines: list[Line], section: frozenset[str], name: str, text: str) -> list[Line]:
-    """Return the lines with one more at the end of the section, which is begun at the file's end where it is missing."""
+    """Return the lines with one more at the end of the section, begun at the file's end if it is missing."""
     new = Line(text=text, filters=section)
     places = [index for index, line in enumerate(lines) if line.filters == section]
     if not places and (section or lines):
