@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import socket
 import tempfile
 import time
@@ -24,14 +25,15 @@ from types import MappingProxyType
 from typing import Literal
 
 from builder import verdict as observe
-from builder.bootloader_config import BOARDS, Identity, evaluate
+from builder.bootchain import boot_files
 from builder.console import note
-from builder.errors import HostError, InputError, Problem, VerdictError
+from builder.errors import HostError, VerdictError
+from builder.image import Image, open_image
+from builder.readonly_fs import FileSystem
 from builder.run import find_tool, run, spawn
 from builder.verdict import Check, Seen, Verdict
 
 GIB = 1 << 30
-SECTOR = 512
 MachineName = Literal["virt", "raspi3b", "raspi4b"]
 _QEMU = "qemu-system-aarch64"
 _COMMAND_LINE_SIZE = 2048  # bytes with the final NUL, arch/arm64/include/uapi/asm/setup.h
@@ -111,45 +113,31 @@ class Drives:
 
 
 def boot_image(image: Path, options: BootOptions = BootOptions()) -> Verdict:
-    """Boot an image (a file, or the directory it was published in) and return what was seen; the caller judges it.
+    """Boot an image (as open_image takes it) and return what was seen; `Verdict.require` judges it.
 
-    Raises InputError for no image there, HostError for a missing tool or machine model, VerdictError for an image
-    whose boot partition cannot be read.
+    Raises InputError for no image there, HostError for a missing tool or machine model, VerdictError for an image that
+    a board's firmware would not start.
     """
-    image = find_image(image)
     check_host(options.machine)
-    logs = options.logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
-    logs.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="pibuild-boot-") as name:
-        scratch = Path(name)
-        if options.machine == "virt":
-            checks, console = _boot_virt(image, options, scratch, logs)
-        else:
-            checks, console = _boot_board(image, options, scratch, logs)
+    with open_image(image) as opened, tempfile.TemporaryDirectory(prefix="pibuild-boot-", dir=_roomy()) as name:
+        logs = (options.logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))).absolute()
+        logs.mkdir(parents=True, exist_ok=True)
+        boot = _boot_virt if options.machine == "virt" else _boot_board
+        checks, console = boot(opened, options, Path(name), logs)
     return Verdict(checks=checks, console=console, seconds=time.monotonic() - begun)
 
 
-def find_image(path: Path) -> Path:
-    """Return the image file at a path, or the one image in a directory. Raises InputError."""
-    if path.is_file():
-        return path.resolve()
-    images = sorted(path.glob("*.img")) if path.is_dir() else []
-    if len(images) == 1:
-        return images[0].resolve()
-    found = "no such file or directory" if not path.exists() else f"{len(images)} images (*.img) in this directory"
-    raise InputError(
-        Problem(
-            message=f"{path}: {found}", hint="make image builds one; name an .img file, or a directory with one in it"
-        )
-    )
+def _roomy() -> str:
+    """Return where the machines' disks go: as open_image's files, on a disk rather than in memory."""
+    return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108 - the directory in it is private
 
 
 def check_host(machine: MachineName) -> None:
     """Raise HostError unless this host's QEMU can be the machine."""
     qemu = find_tool(_QEMU, package="qemu-system-arm")
     find_tool("qemu-img", package="qemu-utils")
-    find_tool("mcopy", package="mtools")
+    find_tool("ssh-keygen", package="openssh-client")
     known = {line.split()[0] for line in run([qemu, "-M", "help"]).stdout.splitlines() if line.strip()}
     if machine not in known:
         version = run([qemu, "--version"]).stdout.splitlines()[0]
@@ -159,56 +147,26 @@ def check_host(machine: MachineName) -> None:
         )
 
 
-# The image's boot files ---------------------------------------------------------------------------
+def take_boot_files(boot: FileSystem, into: Path, *, dtb: str | None = None) -> BootFiles:
+    """Copy what a Pi 4's firmware would load out of the boot partition. Raises VerdictError where it would stop."""
+    report = boot_files(boot, "pi4")
+    if report.stop is not None or report.kernel is None or report.cmdline is None:
+        raise VerdictError(f"a Pi 4 would not start: {report.stop}", hint="pibuild inspect shows the boot files")
+    if dtb is not None and boot.find(dtb) is None:
+        raise VerdictError(f"{dtb} is not on the boot partition", hint="the kernel package's hook should copy it there")
 
+    def take(name: str, content: bytes) -> Path:
+        target = into / name
+        target.write_bytes(content)
+        return target
 
-def partitions(first_sector: bytes) -> tuple[tuple[int, int], ...]:
-    """Return (start, size) in bytes of the MBR's four primary partitions; absent ones are (0, 0)."""
-    if len(first_sector) < SECTOR or first_sector[510:512] != b"\x55\xaa":
-        raise VerdictError(
-            "the image has no partition table",
-            hint="a Raspberry Pi image starts with an MBR; is this the image itself?",
-        )
-    entries = [first_sector[at : at + 16] for at in range(446, 510, 16)]
-    return tuple(
-        (SECTOR * int.from_bytes(e[8:12], "little"), SECTOR * int.from_bytes(e[12:16], "little")) for e in entries
-    )
-
-
-def _first_sector(image: Path) -> bytes:
-    with image.open("rb") as file:
-        return file.read(SECTOR)
-
-
-def take_boot_files(image: Path, into: Path, *, dtb: str | None = None) -> BootFiles:
-    """Copy what a Pi 4's config.txt names out of the FAT partition. Raises VerdictError where it is not there."""
-    offset = partitions(_first_sector(image))[0][0]
-    settings = evaluate(
-        _take(image, offset, "config.txt", into).read_bytes(), Identity(board=BOARDS["pi4"], serial="00000000")
-    )
-    prefix = settings.settings.get("os_prefix", "")
-    kernel = settings.settings.get("kernel", BOARDS["pi4"].kernels[0])
-    initramfs = settings.initramfs[:1] or (("initramfs8",) if settings.enabled("auto_initramfs") else ())
-    cmdline = _take(image, offset, prefix + settings.settings.get("cmdline", "cmdline.txt"), into).read_text().strip()
+    initrd = b"".join(report.contents[name] for name in report.initramfs)
     return BootFiles(
-        kernel=_take(image, offset, prefix + kernel, into),
-        initrd=_take(image, offset, prefix + initramfs[0], into) if initramfs else None,
-        dtb=_take(image, offset, prefix + dtb, into) if dtb else None,
-        cmdline=cmdline,
+        kernel=take("kernel", report.contents[report.kernel]),
+        initrd=take("initrd", initrd) if initrd else None,
+        dtb=take("dtb", boot.read(dtb)) if dtb else None,
+        cmdline=report.cmdline.strip(),
     )
-
-
-def _take(image: Path, offset: int, name: str, into: Path) -> Path:
-    target = into / name.replace("/", "_")
-    done = run(
-        ["mcopy", "-n", "-i", f"{image}@@{offset}", f"::/{name}", target], check=False, env={"MTOOLS_SKIP_CHECK": "1"}
-    )
-    if done.returncode != 0:
-        raise VerdictError(
-            f"{image}: {name} is not on the boot partition: {done.stderr.strip()}",
-            hint="config.txt names it; pibuild inspect shows what is there",
-        )
-    return target
 
 
 # Command lines ------------------------------------------------------------------------------------
@@ -331,51 +289,51 @@ def _machine(argv: Sequence[str], drives: Drives, *, console: int, log: Path) ->
         yield observe.SerialConsole(path=drives.serials[console], process=process, log=log)
 
 
-def _boot_virt(image: Path, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
-    files = take_boot_files(image, scratch)
+def _boot_virt(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+    files = take_boot_files(_boot_partition(image), scratch)
     key = _make_key(scratch)
     cmdline = kernel_cmdline(
         files.cmdline, console="ttyAMA0", extra=[authorize(options.user, key.with_suffix(".pub").read_text())]
     )
     files = BootFiles(kernel=files.kernel, initrd=files.initrd, dtb=None, cmdline=cmdline)
-    size = image.stat().st_size
     deadline = time.monotonic() + options.timeout
     seen: list[Seen] = []
     with contextlib.ExitStack() as stack:
         free = iter(_free_ports(4))
         for name in ("first", "second"):
             ports = Ports(ssh=next(free), metrics=next(free))
-            disk = _overlay(image, scratch / f"{name}.qcow2", size + options.grow)
+            disk = _overlay(image.path, scratch / f"{name}.qcow2", image.size + options.grow)
             drives = Drives(disk=disk, serials=(logs / f"{name}.log",))
             argv = virt_argv(files, drives, ports, options)
             console = stack.enter_context(_machine(argv, drives, console=0, log=logs / f"{name}.qemu.log"))
-            note(f"{name}: booting a fresh copy of {image.name}, console in {console.path}")
+            note(f"{name}: booting a fresh copy of {image.path.name}, console in {console.path}")
             shell = observe.Shell(port=ports.ssh, key=key, user=options.user)
             seen.append(
                 Seen(name=name, console=console, shell=shell, metrics=f"http://127.0.0.1:{ports.metrics}/metrics")
             )
-        root = partitions(_first_sector(image))[1][1]
         expected = observe.Expected(
-            hostname=options.hostname or image_hostname(image, scratch), root=root, grow=options.grow
+            hostname=options.hostname or image.root.text("/etc/hostname").strip(),
+            root=image.root_partition.size,
+            grow=options.grow,
         )
         checks = observe.look(seen[0], seen[1], expected, deadline=deadline)
     return checks, seen[0].console.path
 
 
-def image_hostname(image: Path, scratch: Path) -> str:
-    """Return what /etc/hostname says on the image's root partition (ext4), read without mounting."""
-    offset = partitions(_first_sector(image))[1][0]
-    target = scratch / "hostname"
-    run([find_tool("debugfs", package="e2fsprogs"), "-R", f"dump /etc/hostname {target}", f"{image}?offset={offset}"])
-    return target.read_text().strip() if target.exists() else ""
+def _boot_partition(image: Image) -> FileSystem:
+    if image.boot is None:
+        raise VerdictError(
+            "the image has no boot partition", hint="the first partition must be FAT and hold config.txt"
+        )
+    return image.boot
 
 
-def _boot_board(image: Path, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+def _boot_board(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
     board = BOARD_MODELS[options.machine]
-    files = take_boot_files(image, scratch, dtb=board.dtb)
+    files = take_boot_files(_boot_partition(image), scratch, dtb=board.dtb)
     cmdline = kernel_cmdline(files.cmdline, console=f"{board.console},115200", extra=board.extra)
     files = BootFiles(kernel=files.kernel, initrd=files.initrd, dtb=files.dtb, cmdline=cmdline)
-    disk = _overlay(image, scratch / "card.qcow2", power_of_two(image.stat().st_size))
+    disk = _overlay(image.path, scratch / "card.qcow2", power_of_two(image.size))
     drives = Drives(disk=disk, serials=tuple(logs / f"{options.machine}.serial{number}.log" for number in range(2)))
     argv = board_argv(options.machine, files, drives)
     with _machine(argv, drives, console=board.serial, log=logs / f"{options.machine}.qemu.log") as console:
