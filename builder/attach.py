@@ -37,6 +37,7 @@ _FAT_TYPES = frozenset({0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E})
 _LINUX_TYPE = 0x83
 _RECOVER = 0x4  # INCOMPAT_RECOVER of the ext4 superblock: the journal has not been replayed
 _RECORDS = Path("/run/pibuild/kpartx")
+_MISC = Path("/proc/misc")  # lists device-mapper where the kernel has it
 _SETTLE = 5.0  # seconds the kernel may take to drop a mapping after its last user
 
 
@@ -135,7 +136,7 @@ def attached(image: Path, method: Method, scratch: Path) -> Iterator[Attached]:
 
 
 def _attach_root(stack: contextlib.ExitStack, image: Path, root: Partition, at: Path, method: Method) -> bool:
-    """Mount the root partition by the first way that works. Returns False when its files are to be taken out instead."""
+    """Mount the root partition by the first way that works. Returns False when its files have to be taken out."""
     for way in _ways(method):
         mounting = _kpartx(image, root, at) if way == "kpartx" else _loop(image, root, at)
         try:
@@ -190,9 +191,9 @@ def _kpartx_missing() -> PibuildError | None:
         find_tool("dmsetup", package="dmsetup")
     except HostError as error:
         return error
-    if " device-mapper" not in Path("/proc/misc").read_text():
+    if " device-mapper" not in _MISC.read_text():
         run(["sh", "-c", "command -v modprobe >/dev/null && modprobe -q dm_mod"], check=False)
-    if " device-mapper" not in Path("/proc/misc").read_text():
+    if " device-mapper" not in _MISC.read_text():
         return HostError("kpartx: this kernel has no device-mapper", hint=hint)
     return None
 

@@ -8,8 +8,10 @@ pipe twice and make holes of what were none.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -112,9 +114,8 @@ def ingest(image: Path, into: Path, *, scratch: Path, method: Method = "auto") -
             into.rmdir()
             found.root.rename(into)
         facts = _base_facts(raw, found, into)
-        lost = into / "lost+found"
-        if lost.is_dir() and not lost.is_symlink():
-            shutil.rmtree(lost)
+        with _times_kept(into):
+            _drop(into / "lost+found")
         _lay_boot(found.boot, into, facts.boot_mount, image)
     if raw != image:
         raw.unlink()
@@ -191,7 +192,7 @@ def _fstab(text: str) -> list[tuple[str, str, str]]:
 
 
 def find_boot_mount(fstab: str, boot: PartitionFacts, partuuid: str) -> str:
-    """Return where an fstab mounts the boot partition: named by label, UUID or PARTUUID, else a FAT at a known place."""
+    """Return where an fstab mounts the boot partition: by label, UUID or PARTUUID, else a FAT where it is usual."""
     names = {f"LABEL={boot.label}", f"UUID={boot.uuid}", f"PARTUUID={partuuid}"}
     rows = _fstab(fstab)
     for what, where, _kind in rows:
@@ -218,7 +219,20 @@ def _lay_boot(boot: Path, root: Path, mount: str, image: Path) -> None:
     place = resolve_in(root, mount)
     if place == root or (place.exists() and not place.is_dir()):
         raise InputError(Problem(message=f"{image}: fstab mounts the boot partition at {mount}, which is no directory"))
-    if place.exists():
-        shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(boot, place)
+    with _times_kept(place.parent):
+        _drop(place)
+        shutil.move(boot, place)
+
+
+def _drop(directory: Path) -> None:
+    if directory.is_dir() and not directory.is_symlink():
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _times_kept(directory: Path) -> Iterator[None]:
+    """Let what is done inside a directory not show in its times."""
+    before = directory.stat()
+    yield
+    os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))

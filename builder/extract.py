@@ -21,7 +21,7 @@ _SECTOR = 512
 _LISTED = re.compile(r"/(\d+)/(\d{6})/(\d+)/(\d+)/(.*)/(\d*)/")  # inode, octal mode, uid, gid, name, size
 _TIME = re.compile(r" (a|m)time: 0x([0-9a-f]{8})(?::([0-9a-f]{8}))? ")  # seconds; nanoseconds << 2 | epoch
 _XATTR = re.compile(r"  ([a-z]+\.\S+) \(\d+\)")
-_DEVICE = re.compile(r"(?:New|Old)-style\) Device major/minor number: (\d+):(\d+)")
+_DEVICE = re.compile(r"Device major/minor number: (\d+):(\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
