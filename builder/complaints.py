@@ -7,6 +7,7 @@ A model is compared with the plain value (of mappings, lists and scalars) that i
 from __future__ import annotations
 
 import difflib
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 def complaints(model: type[BaseModel], value: object, error: ValidationError | None, where: str) -> list[Complaint]:
     """Return everything wrong with a value, each path's once. `where` names what the value is, for people: `disk`."""
-    found = [_complaint(model, value, details, where) for details in (error.errors() if error else ())]
+    details = [one for one in (error.errors() if error else ()) if not _is_counted_without_wrong_ones(one)]
+    found = [_complaint(model, value, one, where) for one in details]
     found += [Complaint(path=path, expected=expected) for path, expected in _misread(model, value, ())]
     meant = {(*complaint.path[:-1], complaint.meant) for complaint in found if complaint.meant}
     found = [one for one in found if one.path not in meant or _is_given(value, one.path)]
@@ -110,9 +112,19 @@ def written(value: object) -> str:  # noqa: PLR0911 - one for each type
             return "a mapping"
 
 
+def quoted(value: object) -> str:
+    """Return a value for a message in which its type is no question: `'no'`, `the number 3`."""
+    return written(value).removeprefix("the text ")
+
+
 def keys_of(model: type[BaseModel]) -> list[str]:
     """Return the keys that a person may write for a model."""
     return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _is_counted_without_wrong_ones(details: ErrorDetails) -> bool:
+    """Say whether a list is called too short only because pydantic does not count the entries that are wrong."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
 
 
 def _complaint(model: type[BaseModel], value: object, details: ErrorDetails, where: str) -> Complaint:
@@ -131,17 +143,19 @@ def _complaint(model: type[BaseModel], value: object, details: ErrorDetails, whe
 
 def _wording(details: ErrorDetails, allowed: Sequence[str]) -> tuple[str, str]:
     """Return message and hint of an error about a value of the right type."""
-    kind, context, given = details["type"], details.get("ctx", {}), written(details["input"])
+    kind, context, given = details["type"], details.get("ctx", {}), quoted(details["input"])
     if kind in {"literal_error", "enum"}:
         near = did_you_mean(str(details["input"]), allowed)
         return f"{given} is not one of {', '.join(allowed) or context.get('expected', '')}{near}", ""
     if kind in {"value_error", "assertion_error"}:
         message, _, hint = str(context.get("error", details["msg"])).partition("\nhint: ")
         return message, hint
+    if kind in {"too_short", "string_too_short"} and not details["input"]:
+        return f"the {'text' if kind.startswith('string') else 'list'} is empty", ""
     if kind == "string_pattern_mismatch":
         return f"{given} does not match {context['pattern']}", ""
-    message = details["msg"].replace("Input should", "should").replace("String should", "should")
-    return f"{message[:1].lower()}{message[1:]}, not {given}", ""
+    message = re.sub(r"^\w+ should", "should", details["msg"]).replace(" after validation", "")
+    return (message if ", not " in message else f"{message}, not {given}"), ""
 
 
 def _unknown_key(model: type[BaseModel], value: object, path: YamlPath, where: str) -> Complaint:
@@ -175,7 +189,9 @@ def _settled(
     )
 
 
-def _type_hint(expected: str, given: object, key: str) -> str:
+def _type_hint(expected: str, given: object, key: str) -> str:  # noqa: PLR0911 - one for each case
+    if given is None:
+        return "give it a value, or remove the key"
     if "text" in expected.split(" or ") and isinstance(given, bool | int | float):
         return f'put it in quotes: "{str(given).lower()}"'
     if expected == "true or false" and isinstance(given, str):
@@ -183,6 +199,8 @@ def _type_hint(expected: str, given: object, key: str) -> str:
         return f"write {meant}" if meant else "write true or false, without quotes"
     if expected in {"a whole number", "a number"} and isinstance(given, str) and given.isdigit():
         return "write it without quotes" + (" and without leading zeros" if given.startswith("0") else "")
+    if expected == "a list" and isinstance(given, dict):
+        return "begin each entry with '- '"
     if expected == "a list" and isinstance(given, str | int | float):
         return f"write {key}: [{given}]" if "\n" not in str(given) else ""
     return ""

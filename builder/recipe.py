@@ -68,14 +68,21 @@ class _Declarations(NamedTuple):
 
 
 class _Findings:
-    """Problems as they are found; what follows from a string that could not be rendered is left out."""
+    """Problems as they are found. What only follows from others is left out.
+
+    That is what is wrong with a string that could not be rendered, and with a line that could not be read.
+    """
 
     def __init__(self, problems: Iterable[Problem] = ()) -> None:
         self.problems = list(problems)
         self.failed: set[Mark] = set()
+        self.unread = {(problem.mark.file, problem.mark.line) for problem in self.problems if problem.mark}
 
     def add(self, problems: Iterable[Problem]) -> None:
-        self.problems += [problem for problem in problems if problem.mark is None or problem.mark not in self.failed]
+        self.problems += [problem for problem in problems if not problem.mark or self._is_new(problem.mark)]
+
+    def _is_new(self, mark: Mark) -> bool:
+        return mark not in self.failed and (mark.file, mark.line) not in self.unread
 
 
 def load_recipe(path: Path, settings: Mapping[str, str] | None = None, *, kinds: Kinds = STEP_KINDS) -> Recipe:
@@ -84,6 +91,8 @@ def load_recipe(path: Path, settings: Mapping[str, str] | None = None, *, kinds:
     Raises InputError with every problem found, in the order of the files, the recipe's own first.
     """
     stack = read_stack(path)
+    if not stack.complete:  # what is missing would be found wrong all over
+        raise InputError(*in_file_order(stack.problems, files=[path]))
     found = _Findings(stack.problems)
     variables, document = _with_variables(stack.document, settings or {}, kinds, found)
     document = _with_paths(document, found)
@@ -169,7 +178,7 @@ def _declarations(document: Document, found: _Findings) -> _Declarations:
             found.problems.append(Problem(message=message, mark=one.mark(), hint=hint))
         else:
             try:
-                declared[name] = validate(Variable, one, where=f"variable '{name}'")
+                declared[name] = validate(Variable, one, where=f"variables.{name}")
             except InputError as error:
                 found.add(error.problems)
     return _Declarations(declared, written_ones)
@@ -240,20 +249,39 @@ def _layer(document: Document, variables: Variables, kinds: Kinds, found: _Findi
 def _step(
     document: Document, kind: str, model: type[Step], variables: Variables, found: _Findings
 ) -> RecipeStep | None:
-    mark = document.mark()
-    list_field: str | None = getattr(model, "list_field", None)
-    if document.value is None:
-        found.add([Problem(message=f"{kind}: nothing is given", mark=mark)])
+    place = Place(directory=document.mark().file.parent, mark=document.mark(), variables=variables.values)
+    shape = _wrong_shape(document.value, kind, model)
+    if shape:
+        found.add([replace(shape, mark=place.mark)])
         return None
-    if list_field and isinstance(document.value, list):
-        document = Document(value={list_field: document.value}, marks={(): mark, **document.marks_under(list_field)})
-    place = Place(directory=mark.file.parent, mark=mark, variables=variables.values)
     try:
-        step = validate(model, document, where="" if list_field == kind else kind)
+        step = _validated(document, kind, model)
     except InputError as error:
         found.add(error.problems)
         return None
-    if not found.failed.isdisjoint(document.marks.values()):
-        return None
-    found.add(problem if problem.mark else replace(problem, mark=mark) for problem in step.check(place))
+    if found.failed.isdisjoint(document.marks.values()):
+        found.add(problem if problem.mark else replace(problem, mark=place.mark) for problem in step.check(place))
     return RecipeStep(kind=kind, step=step, place=place)
+
+
+def _wrong_shape(value: Any, kind: str, model: type[Step]) -> Problem | None:
+    """Return what is wrong with a step that is not even of the shape that its kind has."""
+    list_field: str | None = getattr(model, "list_field", None)
+    if value is None:
+        return Problem(message=f"{kind}: nothing is given")
+    only_list = list_field is not None and set(model.model_fields) == {list_field}
+    if only_list and not isinstance(value, list) and not (isinstance(value, dict) and list_field in value):
+        return Problem(message=f"{kind}: expected a list, not {written(value)}", hint="begin each entry with '- '")
+    return None
+
+
+def _validated(document: Document, kind: str, model: type[Step]) -> Step:
+    list_field: str | None = getattr(model, "list_field", None)
+    if list_field is None or not isinstance(document.value, list):
+        return validate(model, document, where=kind)
+    marks = {(): document.mark(), **document.marks_under(list_field)}
+    try:
+        return validate(model, Document(value={list_field: document.value}, marks=marks), where=kind)
+    except InputError as error:  # nobody wrote the name of the field
+        plain = (replace(one, message=one.message.replace(f"{kind}.{list_field}", kind, 1)) for one in error.problems)
+        raise InputError(*plain) from error

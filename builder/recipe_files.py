@@ -23,11 +23,15 @@ _OWN = ("name", "description")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A recipe's document and the files it came from, extended ones first, with problems that left it readable."""
+    """A recipe's document and the files it came from, extended ones first, with problems that left it readable.
+
+    `complete` says that every file could be read.
+    """
 
     document: Document
     files: tuple[Path, ...]
     problems: tuple[Problem, ...]
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,55 +47,64 @@ class _Reader:
 
     files: dict[Path, _File] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    complete: bool = True
 
-    def read(self, path: Path, chain: tuple[Path, ...], mark: Mark | None) -> None:
+    def read(self, path: Path, chain: tuple[Path, ...]) -> None:
         real = path.resolve()
-        if real in chain:
-            circle = " → ".join(one.name for one in (*chain[chain.index(real) :], real))
-            self.problems.append(Problem(message=f"recipes that extend each other: {circle}", mark=mark))
-            return
         if real in self.files:
-            return
-        if mark is not None and not path.is_file():
-            there = sorted(one.name for one in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-            near = did_you_mean(path.name, there)
-            self.problems.append(
-                Problem(message=f"no such recipe: {path.name}{near}", mark=mark, hint=_looked_in(path))
-            )
             return
         try:
             document, problems = read(path)
         except InputError as error:
-            self.problems += error.problems
+            self.give_up(*error.problems)
             return
         self.problems += problems
         if not isinstance(document.value, dict):
             message = f"a recipe is a mapping (key: value), not {written(document.value)}"
-            self.problems.append(Problem(message=message, mark=document.mark()))
+            self.give_up(Problem(message=message, mark=document.mark()))
             return
         inheritance = self.inheritance(document)
         for index, name in enumerate(inheritance.extends):
-            beside = Path(os.path.normpath(path.parent / name))
-            self.read(beside, (*chain, real), document.mark(("extends", index)))
+            self.extended(path, name, (*chain, real), document.mark(("extends", index)))
         self.files[real] = _File(path=path, document=document, drop=inheritance.drop)
+
+    def extended(self, path: Path, name: str, chain: tuple[Path, ...], mark: Mark) -> None:
+        """Read the recipe that the one at `path` calls `name`."""
+        other = Path(os.path.normpath(path.parent / name))
+        real = other.resolve()
+        if real in chain:
+            circle = " → ".join(one.name for one in (*chain[chain.index(real) :], real))
+            self.give_up(Problem(message=f"recipes that extend each other: {circle}", mark=mark))
+        elif not other.is_file():
+            near = did_you_mean(name, _recipes_beside(path, other))
+            hint = "" if near else f"paths start from the recipe's own directory; looked for {other}"
+            self.give_up(Problem(message=f"no such recipe: {name}{near}", mark=mark, hint=hint))
+        else:
+            self.read(other, chain)
+
+    def give_up(self, *problems: Problem) -> None:
+        self.problems += problems
+        self.complete = False
 
     def inheritance(self, document: Document) -> Inheritance:
         keys = [key for key in document.value if key not in Inheritance.model_fields]
         try:
             return validate(Inheritance, document.without(*keys))
         except InputError as error:
-            self.problems += error.problems
+            self.give_up(*error.problems)
             return Inheritance()
 
 
-def _looked_in(path: Path) -> str:
-    return f"paths start from the recipe's own directory; looked for {path}"
+def _recipes_beside(path: Path, missing: Path) -> list[str]:
+    """Return the recipes in a missing one's directory, as the recipe at `path` would call them."""
+    there = sorted(missing.parent.glob("*.yaml")) if missing.parent.is_dir() else []
+    return [os.path.relpath(one, path.parent) for one in there if one.resolve() != path.resolve()]
 
 
 def read_stack(path: Path) -> Stack:
     """Read a recipe with all that it extends. Raises InputError where a file cannot be read at all."""
     reader = _Reader()
-    reader.read(path, (), None)
+    reader.read(path, ())
     if path.resolve() not in reader.files:
         raise InputError(*reader.problems)
     stacked, *others = reader.files.values()
@@ -103,6 +116,7 @@ def read_stack(path: Path) -> Stack:
         document=document,
         files=tuple(one.path for one in reader.files.values()),
         problems=tuple(dict.fromkeys(problems)),
+        complete=reader.complete,
     )
 
 

@@ -7,9 +7,19 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from builder.complaints import did_you_mean, written
+from builder.complaints import did_you_mean, quoted
 from builder.variables import Variable
 
 Board = Literal["pi3", "pi4", "pi5"]
@@ -35,10 +45,10 @@ _COMPONENTS = {
 def parse_size(value: object) -> int:
     """Return the bytes of a size such as 256M; units are powers of 1024. Raises ValueError."""
     if isinstance(value, int) and not isinstance(value, bool):
-        raise ValueError(f"a size needs a unit, not {written(value)}\nhint: write {value}M")  # noqa: TRY004 - pydantic's
+        raise ValueError(f"a size needs a unit, not {quoted(value)}\nhint: write {value}M or {value}G")  # noqa: TRY004 - pydantic's
     match = _SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"expected a size such as 256M or 4G, not {written(value)}\nhint: the units are K, M, G and T")
+        raise ValueError(f"expected a size such as 256M or 4G, not {quoted(value)}\nhint: the units are K, M, G and T")
     size = int(match[1]) * _UNITS[match[2]]
     if size > _MAX_DISK:
         raise ValueError(f"{value} is more than the 2T that a Pi's partition table can hold")
@@ -64,14 +74,14 @@ def _slack(value: object) -> object:
     try:
         parse_size(value)
     except ValueError as error:
-        raise ValueError(f"expected a share such as 15% or a size such as 512M, not {written(value)}") from error
+        raise ValueError(f"expected a share such as 15% or a size such as 512M, not {quoted(value)}") from error
     return value
 
 
 def _matching(shape: str, meaning: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if not re.fullmatch(shape, value):
-            raise ValueError(f"{written(value)} is not {meaning}")
+            raise ValueError(f"{quoted(value)} is not {meaning}")
         return value
 
     return check
@@ -98,7 +108,7 @@ def _mount_point(value: str) -> str:
 
 def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
-        raise ValueError(f"{written(value)} is not a URL\nhint: it starts with https:// or http://")
+        raise ValueError(f"{quoted(value)} is not a URL\nhint: it starts with https:// or http://")
     return value
 
 
@@ -108,10 +118,18 @@ def _mirror(value: str) -> str:
 
 def _sha256(value: str) -> str:
     if not re.fullmatch(r"[0-9a-fA-F]*", value):
-        raise ValueError("a sha256 has hexadecimal digits (0-9, a-f) only")
+        raise ValueError(f"{quoted(value)} is not a sha256\nhint: 64 digits 0-9 and a-f, as sha256sum prints them")
     if len(value) != 64:  # noqa: PLR2004 - SHA-256
         raise ValueError(f"a sha256 has 64 hexadecimal digits, not {len(value)}")
     return value.lower()
+
+
+def _epoch(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int):
+        date = value if isinstance(value, str) and re.fullmatch(r"[0-9-]+", value) else "2025-01-01"
+        hint = f"date -u -d {date} +%s prints them"
+        raise ValueError(f"expected seconds since 1970, not {quoted(value)}\nhint: {hint}")  # noqa: TRY004 - pydantic's
+    return value
 
 
 def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -161,18 +179,26 @@ class Bootstrap(_Written):
     include: Annotated[tuple[Word, ...], AfterValidator(_unique)] = ()
     keyring: Path | None = None
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
+    @field_validator("suite")
+    @classmethod
+    def _suite_fits(cls, suite: str, info: ValidationInfo) -> str:
+        chosen = info.data.get("distribution", "")
         for distribution, suites in _SUITES.items():
-            if self.suite in suites and distribution != self.distribution:
-                raise ValueError(f"'{self.suite}' is a suite of {distribution}, not of {self.distribution}")
-        if self.mirror == "auto":
-            known = _COMPONENTS[self.distribution]
-            for component in self.components:
-                if component not in known:
-                    near = did_you_mean(component, known)
-                    raise ValueError(f"{self.distribution} has no component '{component}'{near}")
-        return self
+            if chosen and suite in suites and distribution != chosen:
+                raise ValueError(f"'{suite}' is a suite of {distribution}, not of {chosen}")
+        return suite
+
+    @field_validator("components")
+    @classmethod
+    def _components_fit(cls, components: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        chosen = info.data.get("distribution", "")
+        if not chosen or info.data.get("mirror") != "auto":  # a mirror of one's own may have others
+            return components
+        unknown = next((component for component in components if component not in _COMPONENTS[chosen]), None)
+        if unknown:
+            near = did_you_mean(unknown, _COMPONENTS[chosen]) or f"\nhint: it has {', '.join(_COMPONENTS[chosen])}"
+            raise ValueError(f"{chosen} has no component '{unknown}'{near}")
+        return components
 
 
 class Checksums(_Written):
@@ -231,9 +257,10 @@ class BaseChoice(_Written):
 
 def _exactly_one(model: BaseModel, *names: str) -> None:
     given = [name for name in names if getattr(model, name) is not None]
-    if len(given) != 1:
-        choice = " or ".join(f"'{name}'" for name in names)
-        raise ValueError(f"expected exactly one of {choice}, not {'both' if given else 'neither'}")
+    if not given:
+        raise ValueError(f"needs {' or '.join(repr(name) for name in names)}")
+    if len(given) > 1:
+        raise ValueError(f"has {' and '.join(repr(name) for name in given)}, which exclude each other\nhint: keep one")
 
 
 class BootPartition(_Written):
@@ -288,7 +315,7 @@ class RecipeDocument(Inheritance):
     name: Word
     description: str = ""
     variables: dict[VariableName, Variable] = {}
-    epoch: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    epoch: Annotated[int, BeforeValidator(_epoch), Field(ge=0, lt=2**32)] | None = None
     base: BaseChoice
     boards: Annotated[tuple[Board, ...], AfterValidator(_unique), Field(min_length=1)] = ("pi4", "pi5")
     disk: Disk = Disk()

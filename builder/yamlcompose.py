@@ -45,6 +45,7 @@ _SYNTAX = (  # what PyYAML says, what it means, what to do
         "a second ': ' in one line",
         "put the value in quotes if the colon is part of it",
     ),
+    (r"but found '<scalar>'", "text after the end of a value", "an apostrophe in 'single quotes' is written twice: ''"),
     (
         r"expected <block end>",
         "this line does not fit what stands above",

@@ -188,13 +188,32 @@ def test_recipes_that_extend_each_other_are_a_problem(tmp_path: Path) -> None:
 
 def test_problems_of_all_files_come_at_once_the_recipe_first(tmp_path: Path) -> None:
     base = _BASE + "bords: [pi4]\ndisk: {root: {grow: no}}\n"
-    child = "name: child\nextends: [base.yaml, nowhere.yaml]\nepoch: yesterday\nepoch: 3\n"
+    child = "name: child\nextends: [base.yaml]\nepoch: yesterday\nepoch: 3\n"
     assert [line.split("\n")[0] for line in _problems(tmp_path, base=base, child=child)] == [
-        "child.yaml:2:22: no such recipe: nowhere.yaml",
-        "child.yaml:3:1: epoch: expected a whole number, not the text 'yesterday'",
+        "child.yaml:3:1: epoch: expected seconds since 1970, not 'yesterday'",
         "child.yaml:4:1: key 'epoch' is given twice; the first is in line 3",
         "base.yaml:3:1: unknown key 'bords'; did you mean 'boards'?",
         "base.yaml:4:15: disk.root.grow: expected true or false, not the text 'no'",
+    ]
+
+
+def test_a_missing_recipe_is_said_alone(tmp_path: Path) -> None:
+    child = "extends: [bose.yaml, sub/x.yaml]\nlayers: [{name: one, steps: [say: {text: '{{ of_base }}'}]}]\n"
+    assert _problems(tmp_path, base=_PARENT, child=child) == [
+        "child.yaml:1:11: no such recipe: bose.yaml; did you mean 'base.yaml'?",
+        (
+            "child.yaml:1:22: no such recipe: sub/x.yaml\n"
+            "    hint: paths start from the recipe's own directory; looked for sub/x.yaml"
+        ),
+    ]
+
+
+def test_a_step_that_is_a_list_is_named_as_it_is_written(tmp_path: Path) -> None:
+    text = _BASE + "layers:\n  - name: one\n    steps:\n    - files: [{too: x}]\n    - files: {to: x}\n    - say:\n"
+    assert _problems(tmp_path, base=text) == [
+        "base.yaml:6:15: unknown key 'too' in files entry; did you mean 'to'?",
+        "base.yaml:7:7: files: expected a list, not a mapping\n    hint: begin each entry with '- '",
+        "base.yaml:8:7: say: nothing is given",
     ]
 
 
