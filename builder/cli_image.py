@@ -122,9 +122,9 @@ def boot(
     elif bad or check_only:
         console.print_json({"boot_chain": plain(chain), "verdict": None})
     if bad:
+        hints = dict.fromkeys(hint for finding in bad for hint in finding.hint.split("; ") if hint)
         raise VerdictError(
-            "this image would not boot\n" + "\n".join(f"{finding.check}: {finding.detail}" for finding in bad),
-            hint="; ".join(dict.fromkeys(finding.hint for finding in bad if finding.hint)),
+            f"this image would not boot: {', '.join(finding.check for finding in bad)}", hint="; ".join(hints)
         )
     if check_only:
         return

@@ -19,7 +19,6 @@ from rich.text import Text  # noqa: TID251 - the one place
 from builder.errors import PibuildError
 
 _OUT = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
-_UNFOLDED = 10_000  # columns: a table in a file or a pipe keeps every row on one line
 _ERR = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -49,16 +48,23 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print rows for people on stdout. Cells named ok/failed and the like are left to the words, not colours alone."""
+    """Print rows for people on stdout. Cells named ok/failed and the like are left to the words, not colours alone.
+
+    In a file or a pipe every row is one line, however long.
+    """
+    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
+    if not _OUT.is_terminal:
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+        say("\n".join([title, *lines] if title else lines))
+        return
     heading = Text(title) if title else None
     table = Table(title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
+    for column in cells[0]:
         table.add_column(Text(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    if not _OUT.is_terminal:
-        _OUT.width = _UNFOLDED
-    _OUT.print(table)
+    for row in cells[1:]:
+        table.add_row(*map(Text, row))
+    _OUT.print(table, soft_wrap=False)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 """What is printed is what was meant: paths stay whole, results and diagnostics stay apart."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from builder import console
 from builder.errors import HostError
+from builder.run import run
 
 BRACKETS = "/etc/[nodes]/:smile:/[red]x[/red] https://example.com 10.0.0.1 'quoted' " + "long/" * 60
 
@@ -29,15 +32,28 @@ def test_json_keeps_order_and_letters(capsys: pytest.CaptureFixture[str]) -> Non
     assert shown.err == ""
 
 
-def test_a_table_loses_no_letter_where_nobody_set_a_width(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_in_a_pipe_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table(
+        ("layer [1]", "", "path"), [("base", "ok", BRACKETS), (3, "", "x"), ("", "", "")], title="[layers]"
+    )
+    assert capsys.readouterr().out == (
+        f"[layers]\nlayer [1]      path\nbase       ok  {BRACKETS}".rstrip() + "\n3              x\n\n"
+    )
+
+
+def test_a_table_without_rows_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table(("layer", "state"), [])
+    assert capsys.readouterr().out == "layer  state\n"
+
+
+@pytest.mark.tools
+def test_a_table_on_a_terminal_folds_and_loses_no_letter() -> None:
     digest = "0123456789abcdef" * 4
-    console.print_table(("layer [1]", "digest", "path"), [("base", digest, BRACKETS), (3, "", "x")], title="[layers]")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].strip() == "[layers]"
-    assert lines[1].split()[:3] == ["layer", "[1]", "digest"]
-    assert lines[2].split()[:2] == ["base", digest]
-    assert BRACKETS in lines[2]
-    assert lines[3].split() == ["3", "x"]
+    script = f"from builder import console; console.print_table(('a', 'b'), [('[x]', '{digest}')], title='[t]')"
+    shown = run(["script", "-qec", f'stty cols 40; {sys.executable} -c "{script}"', "/dev/null"], env={"TERM": "xterm"})
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "".join(line.replace("[x]", "").strip() for line in lines[2:]) == digest
 
 
 def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
