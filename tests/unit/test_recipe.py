@@ -211,7 +211,7 @@ def test_a_missing_recipe_is_said_alone(tmp_path: Path) -> None:
 def test_a_step_that_is_a_list_is_named_as_it_is_written(tmp_path: Path) -> None:
     text = _BASE + "layers:\n  - name: one\n    steps:\n    - files: [{too: x}]\n    - files: {to: x}\n    - say:\n"
     assert _problems(tmp_path, base=text) == [
-        "base.yaml:6:15: unknown key 'too' in files entry; did you mean 'to'?",
+        "base.yaml:6:16: unknown key 'too' in files entry; did you mean 'to'?",
         "base.yaml:7:7: files: expected a list, not a mapping\n    hint: begin each entry with '- '",
         "base.yaml:8:7: say: nothing is given",
     ]
