@@ -155,6 +155,7 @@ def _partition_table(plain: Path, data: mmap.mmap, path: Path) -> tuple[str, str
     """Return the kind of table, the disk's id and its partitions, without what is in them."""
     try:
         device = parted.getDevice(str(plain))
+        device.removeFromCache()  # libparted would remember the size of a file that is since rewritten
         disk = parted.newDisk(device)
         found = [(part.number, part.geometry.start, part.geometry.length, part.active) for part in disk.partitions]
         table, sector = str(disk.type), int(device.sectorSize)
@@ -241,7 +242,7 @@ def _image(
     partitions: tuple[Partition, ...],
     systems: dict[int, FatReader | Ext4Reader],
 ) -> Image:
-    """Choose boot (the FAT with a config.txt, else the first) and root (the ext with an os-release, else the biggest)."""
+    """Choose boot (the FAT with a config.txt, or the first) and root (the ext with an os-release, or the biggest)."""
     by_number = {each.number: each for each in partitions}
     fats = [number for number, each in systems.items() if isinstance(each, FatReader)]
     roots = [number for number, each in systems.items() if isinstance(each, Ext4Reader)]

@@ -174,8 +174,9 @@ class FileSystem(ABC):
     def extract(self, paths: Iterable[str], into: Path) -> Mapping[str, Path]:
         """Copy files and directories out; return where each path asked for lies now.
 
-        Each lands under `into` (made if missing, else expected to be empty) at the path that it resolves to. Modes and times are kept, owners are not; symlinks inside a directory stay symlinks, device
-        nodes, pipes and sockets are left out.
+        Each lands under `into` (made if missing, else expected to be empty) at the path that it resolves to. Modes and
+        times are kept, owners are not; symlinks inside a directory stay symlinks, device nodes, pipes and sockets are
+        left out.
         """
         placed: dict[str, Path] = {}
         for path in paths:

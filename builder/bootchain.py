@@ -1,0 +1,258 @@
+"""Check from files alone, in about a second, that an image would boot: what would be a rainbow screen fails here.
+
+Which files a board loads is asked of the simulated bootloader, with the boot partition in the place of a TFTP server.
+What it loads is then looked into, and followed on to the root file system, init included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from builder.bootchain_root import check_root
+from builder.bootloader import simulate
+from builder.bootloader_boot import BootReport, Eeprom
+from builder.bootloader_config import BOARDS, LINE_LIMIT
+from builder.bootloader_tree import Answer
+from builder.errors import PibuildError
+from builder.finding import Finding
+from builder.image import Image
+from builder.initramfs_reader import BrokenInitramfsError, read_initramfs
+from builder.kernel_image import KernelImage, read_kernel
+from builder.readonly_fs import FileSystem
+
+DEFAULT_BOARDS = ("pi4", "pi5")
+_SERIAL = "00000000"
+_STUB = b"(missing)"
+_DTB_MAGIC = b"\xd0\x0d\xfe\xed"
+_FREE_PERCENT = 10
+_HINTS = {
+    "No firmware": "raspi-firmware brings start4.elf and fixup4.dat; they belong at the top of the boot partition",
+    "No system for this board": "the kernel package's device trees (*.dtb) belong on the boot partition",
+    "No kernel": "is kernel= in config.txt right, and did the kernel package's hook copy it to the boot partition?",
+    "No initramfs": "run update-initramfs -u in the image, or mend the initramfs line of config.txt",
+    "No device tree": "the kernel package's device trees (*.dtb) belong on the boot partition",
+    "No kernel command line": "write cmdline.txt: one line with root=, rootwait and a console",
+}
+
+__all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "boot_files", "check_boot_chain"]
+
+
+@dataclass(slots=True, kw_only=True)
+class FatTree:
+    """A boot partition as the simulated bootloader asks it: a Tree. Files in `stubs` are answered though missing."""
+
+    system: FileSystem
+    stubs: frozenset[str] = frozenset()
+    read_already: dict[str, bytes] = field(default_factory=dict)
+
+    def probe(self, name: str) -> Answer:
+        """Say whether a file is there, and its size in bytes."""
+        if name in self.stubs:
+            return Answer(outcome="found", size=len(_STUB))
+        found = self.system.find(name)
+        if found is None or found.directory:
+            return Answer(outcome="missing")
+        return Answer(outcome="found", size=found.size)
+
+    def read(self, name: str) -> Answer:
+        """Return a file's content."""
+        answer = self.probe(name)
+        if answer.outcome != "found":
+            return answer
+        if name not in self.read_already:
+            self.read_already[name] = _STUB if name in self.stubs else self.system.read(name)
+        data = self.read_already[name]
+        return Answer(outcome="found", size=len(data), data=data)
+
+
+def boot_files(boot: FileSystem, board: str) -> BootReport:
+    """Return what a board loads from a card's or disk's boot partition. Raises InputError for an unknown board."""
+    return _simulate(FatTree(system=boot), board)
+
+
+def _simulate(tree: FatTree, board: str) -> BootReport:
+    card = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # the same files at the top, of any size
+    return simulate(tree, board, _SERIAL, eeprom=card)
+
+
+def boards_of(image: Image) -> tuple[str, ...]:
+    """Return those of pi4 and pi5 whose device tree is somewhere on the boot partition; both when none is."""
+    names = set() if image.boot is None else {entry.name.lower() for entry in image.boot.walk()}
+    return tuple(board for board in DEFAULT_BOARDS if BOARDS[board].dtb in names) or DEFAULT_BOARDS
+
+
+def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """Follow the boot of every board through the files and say of each link whether it holds; nothing is raised for it.
+
+    Without `boards` those of boards_of(image). Raises InputError for a board that nobody knows.
+    """
+    if image.boot is None:
+        hint = "the first partition must be FAT (type 0x0c) and hold config.txt"
+        return (Finding(check="boot partition", ok=False, detail="the image has no FAT partition", hint=hint),)
+    findings = [_check_free(image), *_check_config_lines(image.boot)]
+    read: dict[str, bytes] = {}
+    reports = {}
+    for board in boards or boards_of(image):
+        reports[board], missing = _load_all(image.boot, board, read)
+        findings.append(_check_loads(board, reports[board], missing))
+        findings.extend(_check_dtb(board, reports[board]))
+    kernels: dict[str, KernelImage] = {}
+    for report in reports.values():
+        findings.extend(_check_kernel(image, report, kernels))
+    findings.extend(_check_initramfs(reports, kernels))
+    cmdlines = _cmdlines(image.boot, reports)
+    initramfs = any(report.initramfs for report in reports.values())
+    findings.extend(check_root(image, cmdlines, initramfs=initramfs))
+    return tuple(dict.fromkeys(findings))
+
+
+def _load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, list[str]]:
+    """Simulate a board; put a stub in the place of every file that stops it, to learn of all of them at once."""
+    missing: list[str] = []
+    stubs: set[str] = set()
+    while True:
+        report = _simulate(FatTree(system=boot, stubs=frozenset(stubs), read_already=read), board)
+        lacking = [asked.name for asked in report.requests if asked.outcome == "missing"]
+        named = [name for name in lacking if report.stop and f" {name} is not on the server" in report.stop]
+        if report.stop is None or not named or named[0] in stubs:
+            if report.stop is not None:
+                missing.append(report.stop)
+            for name in stubs:
+                read.pop(name, None)
+            return report, missing
+        stubs.add(named[0])
+        missing.append(f"{report.stop.partition(':')[0]}: {named[0]} is not on the boot partition")
+
+
+def _check_loads(board: str, report: BootReport, missing: list[str]) -> Finding:
+    check = f"{board}: boot files"
+    if missing:
+        hints = dict.fromkeys(hint for each in missing for head, hint in _HINTS.items() if each.startswith(f"{head}:"))
+        return Finding(check=check, ok=False, detail="; ".join(missing), hint="; ".join(hints))
+    firmware = [
+        asked.name for asked in report.requests if asked.outcome == "sent" and asked.name.endswith((".elf", ".dat"))
+    ]
+    files = [*firmware, report.kernel, *report.initramfs, report.dtb]
+    lacks_fixup = BOARDS[board].family == "pi4" and not any(name.endswith(".dat") for name in firmware)
+    if lacks_fixup:
+        detail = "fixup4.dat is not on the boot partition: the board sees little of its memory"
+        return Finding(check=check, ok=False, detail=detail, hint=_HINTS["No firmware"])
+    return Finding(check=check, ok=True, detail=", ".join(file for file in files if file))
+
+
+def _check_dtb(board: str, report: BootReport) -> list[Finding]:
+    data = report.contents.get(report.dtb or "", _STUB)
+    if data != _STUB and not data.startswith(_DTB_MAGIC):
+        hint = "copied while the disk was full? install the kernel package again"
+        detail = f"{report.dtb} is no device tree ({len(data)} bytes)"
+        return [Finding(check=f"{board}: device tree", ok=False, detail=detail, hint=hint)]
+    return []
+
+
+def _check_free(image: Image) -> Finding:
+    assert image.boot is not None  # noqa: S101 - asked by the only caller
+    percent = 100 * image.boot.free // max(1, image.boot.size)
+    return Finding(
+        check="boot partition",
+        ok=percent >= _FREE_PERCENT,
+        detail=f"{image.boot.label or 'no label'}, {percent} % free",
+        hint=f"less than {_FREE_PERCENT} % is no room for the next kernel: raise disk.boot.size in the recipe",
+    )
+
+
+def _check_config_lines(boot: FileSystem) -> list[Finding]:
+    if boot.find("/config.txt") is None:
+        hint = "a Pi 5 does not boot without; write at least kernel= and initramfs lines"
+        return [Finding(check="config.txt", ok=False, detail="there is none on the boot partition", hint=hint)]
+    long, todo, seen = [], ["config.txt"], set()
+    while todo:
+        name = todo.pop()
+        if name in seen or (entry := boot.find(name)) is None or entry.directory:
+            continue
+        seen.add(name)
+        for number, line in enumerate(boot.text(name).splitlines(), start=1):
+            if len(line) > LINE_LIMIT and not line.lstrip().startswith("#"):
+                long.append(f"{name}:{number}")
+            if line.strip().startswith("include "):
+                todo.append(line.split(maxsplit=1)[1].strip())
+    detail = f"longer than {LINE_LIMIT} characters: {', '.join(long)}" if long else f"{len(seen)} file(s) read"
+    hint = f"the firmware cuts lines after {LINE_LIMIT} characters without a word: split them"
+    return [Finding(check="config.txt", ok=not long, detail=detail, hint=hint)]
+
+
+def _check_kernel(image: Image, report: BootReport, kernels: dict[str, KernelImage]) -> list[Finding]:
+    data = report.contents.get(report.kernel or "", _STUB)
+    name = report.kernel
+    if name is None or data == _STUB or name in kernels:
+        return []
+    kernel = kernels[name] = read_kernel(data)
+    if not kernel.bootable:
+        said = {
+            "zboot": "is an EFI program with a kernel packed inside, which the firmware cannot start",
+            "broken": "is gzip-compressed and damaged",
+        }
+        detail = f"{name} {said.get(kernel.format, 'is no arm64 kernel (no magic ARMd at 0x38)')}"
+        hint = "put an arm64 Image there, plain or gzip-compressed; is the kernel package of architecture arm64?"
+        return [Finding(check="kernel", ok=False, detail=detail, hint=hint)]
+    found = Finding(check="kernel", ok=True, detail=f"{name}: {kernel.format} {kernel.version or 'of unknown version'}")
+    return [found, _check_modules(image, name, kernel.version)]
+
+
+def _check_modules(image: Image, name: str, version: str) -> Finding:
+    there = image.root.find("/lib/modules")
+    versions = [entry.name for entry in image.root.list("/lib/modules")] if there and there.directory else []
+    if version:
+        ok = version in versions and image.root.find(f"/lib/modules/{version}/modules.dep") is not None
+    else:
+        ok = bool(versions)
+    detail = (
+        f"/lib/modules/{version}" if ok else f"{name} is {version or 'unknown'}, /lib/modules has {versions or 'none'}"
+    )
+    hint = "kernel and modules come from one package: install it again; did its hook copy this kernel to the FAT?"
+    return Finding(check="modules", ok=ok, detail=detail, hint=hint)
+
+
+def _check_initramfs(reports: dict[str, BootReport], kernels: dict[str, KernelImage]) -> list[Finding]:
+    findings = []
+    for report in reports.values():
+        kernel = kernels.get(report.kernel or "")
+        for name in report.initramfs:
+            data = report.contents[name]
+            if data != _STUB:
+                findings.append((name, kernel.version if kernel else "", data))
+    unique = {(name, version): data for name, version, data in findings}
+    return [_initramfs(name, version, data) for (name, version), data in unique.items()]
+
+
+def _initramfs(name: str, version: str, data: bytes) -> Finding:
+    hint = f"update-initramfs -c -k {version or 'VERSION'} in the image, then copy it to the boot partition as {name}"
+    try:
+        found = read_initramfs(data)
+    except BrokenInitramfsError as error:
+        return Finding(check="initramfs", ok=False, detail=f"{name}: {error.message}", hint=hint)
+    except PibuildError as error:
+        return Finding(check="initramfs", ok=True, detail=f"{name}: not looked into ({error.message})")
+    made_of = f"{'+'.join(found.compressions)}, {found.files} files"
+    if not found.init:
+        return Finding(check="initramfs", ok=False, detail=f"{name} ({made_of}) has no /init", hint=hint)
+    if version and found.modules and version not in found.modules:
+        detail = f"{name} is for {', '.join(found.modules)}, the kernel is {version}"
+        return Finding(check="initramfs", ok=False, detail=detail, hint=hint)
+    return Finding(
+        check="initramfs", ok=True, detail=f"{name}: {made_of}, modules {', '.join(found.modules) or 'none'}"
+    )
+
+
+def _cmdlines(boot: FileSystem, reports: dict[str, BootReport]) -> dict[str, bytes]:
+    """Return the command line files that the boards read, by name."""
+    found = {}
+    for report in reports.values():
+        name = next((asked.name for asked in report.requests if asked.name.endswith(_cmdline_name(report))), None)
+        if name is not None and boot.find(name) is not None:
+            found[name] = boot.read(name)
+    return found
+
+
+def _cmdline_name(report: BootReport) -> str:
+    return report.settings.get("cmdline", "cmdline.txt").lstrip("/")

@@ -1,0 +1,195 @@
+"""The boot chain of good images holds; every broken link is found, and all of them at once."""
+
+import gzip
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.bootchain import check_boot_chain
+from builder.errors import InputError
+from builder.finding import Finding
+from builder.image import open_image
+from tests.images import (
+    DEBIAN,
+    DISK_ID,
+    RASPIOS,
+    UBUNTU,
+    VERSION,
+    Layout,
+    Link,
+    cpio,
+    elf,
+    initramfs,
+    kernel,
+    make_image,
+)
+
+pytestmark = pytest.mark.tools
+
+
+def check(tmp_path: Path, layout: Layout, *boards: str) -> tuple[Finding, ...]:
+    with open_image(make_image(tmp_path / "a.img", layout)) as image:
+        return check_boot_chain(image, boards)
+
+
+def boot(**files: bytes | None) -> Layout:
+    """Return DEBIAN with boot files changed; names have `__` for a dot, None removes one."""
+    changed = {name.replace("__", "."): content for name, content in files.items()}
+    return replace(
+        DEBIAN, boot={name: content for name, content in {**DEBIAN.boot, **changed}.items() if content is not None}
+    )
+
+
+def root(files: Mapping[str, bytes | Link | None], **modes: int) -> Layout:
+    """Return DEBIAN with root files changed; None removes one."""
+    kept = {name: content for name, content in {**DEBIAN.root, **files}.items() if content is not None}
+    return replace(
+        DEBIAN, root=kept, modes={**DEBIAN.modes, **{name.replace("__", "/"): mode for name, mode in modes.items()}}
+    )
+
+
+@pytest.mark.parametrize("layout", [DEBIAN, UBUNTU, RASPIOS])
+def test_good_images(tmp_path: Path, layout: Layout) -> None:
+    findings = check(tmp_path, layout)
+    assert [finding for finding in findings if not finding.ok] == []
+    assert {finding.check for finding in findings} >= {
+        "pi4: boot files",
+        "pi5: boot files",
+        "kernel",
+        "initramfs",
+        "root=",
+    }
+
+
+def test_what_each_board_loads(tmp_path: Path) -> None:
+    detail = {finding.check: finding.detail for finding in check(tmp_path, RASPIOS)}
+    assert detail["pi4: boot files"] == "start4.elf, fixup4.dat, kernel8.img, initramfs8, bcm2711-rpi-4-b.dtb"
+    assert detail["pi5: boot files"] == "kernel_2712.img, initramfs_2712, bcm2712-rpi-5-b.dtb"
+
+
+def test_prefix_is_followed(tmp_path: Path) -> None:
+    moved = ("vmlinuz", "initrd.img", "cmdline.txt", "bcm2711-rpi-4-b.dtb", "bcm2712-rpi-5-b.dtb")
+    files = {f"current/{name}" if name in moved else name: content for name, content in DEBIAN.boot.items()}
+    files["config.txt"] = b"[all]\nos_prefix=current/\nkernel=vmlinuz\ninitramfs initrd.img followkernel\n"
+    findings = check(tmp_path, replace(DEBIAN, boot=files))
+    assert [finding for finding in findings if not finding.ok] == []
+    assert "current/vmlinuz" in " ".join(finding.detail for finding in findings)
+
+
+def test_includes_are_followed(tmp_path: Path) -> None:
+    layout = boot(config__txt=b"include more.txt\n", more__txt=DEBIAN.boot["config.txt"] + b"b" * 99)
+    findings = {finding.check: finding for finding in check(tmp_path, layout)}
+    assert "vmlinuz" in findings["pi4: boot files"].detail
+    assert findings["config.txt"].detail == "longer than 98 characters: more.txt:5"
+
+
+def zboot() -> bytes:
+    return b"MZ\0\0zimg" + bytes(100)
+
+
+BROKEN: dict[str, tuple[Callable[[], Layout], str, str]] = {
+    "no kernel": (lambda: boot(vmlinuz=None), "pi4: boot files", "No kernel: vmlinuz is not on the boot partition"),
+    "empty kernel": (lambda: boot(vmlinuz=b""), "pi4: boot files", "vmlinuz is empty"),
+    "amd64 kernel": (lambda: boot(vmlinuz=b"MZ" + bytes(500)), "kernel", "is no arm64 kernel"),
+    "efi kernel": (lambda: boot(vmlinuz=zboot()), "kernel", "is an EFI program"),
+    "cut kernel": (lambda: boot(vmlinuz=gzip.compress(kernel())[:-20]), "kernel", "compressed and damaged"),
+    "other modules": (lambda: boot(vmlinuz=kernel("6.1.0-1")), "modules", "vmlinuz is 6.1.0-1, /lib/modules has"),
+    "no initramfs": (lambda: boot(initrd__img=None), "pi5: boot files", "No initramfs: initrd.img is not on"),
+    "empty initramfs": (lambda: boot(initrd__img=b""), "initramfs", "initrd.img: it is empty"),
+    "initramfs is text": (lambda: boot(initrd__img=b"hello"), "initramfs", "no known compression at its beginning"),
+    "cut initramfs": (lambda: boot(initrd__img=initramfs()[:-9]), "initramfs", "its gzip is cut short"),
+    "cut cpio": (lambda: boot(initrd__img=cpio({"init": b"x"})[:140]), "initramfs", "cpio archive is cut short"),
+    "no init in it": (lambda: boot(initrd__img=cpio({"a": b""})), "initramfs", "has no /init"),
+    "other initramfs": (
+        lambda: boot(initrd__img=initramfs("6.1")),
+        "initramfs",
+        f"is for 6.1, the kernel is {VERSION}",
+    ),
+    "no dtb": (lambda: boot(**{"bcm2712-rpi-5-b__dtb": None}), "pi5: boot files", "bcm2712-rpi-5-b.dtb is not on"),
+    "bad dtb": (lambda: boot(**{"bcm2711-rpi-4-b__dtb": b"no"}), "pi4: device tree", "is no device tree (2 bytes)"),
+    "no firmware": (lambda: boot(start4__elf=None), "pi4: boot files", "No firmware: start4.elf is not on"),
+    "no fixup": (lambda: boot(fixup4__dat=None), "pi4: boot files", "fixup4.dat is not on"),
+    "no config": (lambda: boot(config__txt=None), "config.txt", "there is none"),
+    "long line": (lambda: boot(config__txt=DEBIAN.boot["config.txt"] + b"a" * 99), "config.txt", "config.txt:5"),
+    "no cmdline": (lambda: boot(cmdline__txt=None), "pi4: boot files", "cmdline.txt is not on the boot partition"),
+    "two lines": (lambda: boot(cmdline__txt=b"root=LABEL=rootfs\nrootwait\n"), "cmdline", "has 2 lines"),
+    "dos lines": (lambda: boot(cmdline__txt=b"root=LABEL=rootfs rootwait\r\n"), "cmdline", "Windows line ends"),
+    "not ascii": (lambda: boot(cmdline__txt="root=LABEL=rootfs rootwait ü".encode()), "cmdline", "not ASCII"),
+    "no root": (lambda: boot(cmdline__txt=b"rootwait"), "root=", "cmdline.txt has no root="),
+    "other disk": (
+        lambda: boot(cmdline__txt=b"root=PARTUUID=12345678-02"),
+        "root=",
+        "means no partition of this image",
+    ),
+    "root is boot": (
+        lambda: boot(cmdline__txt=b"root=/dev/mmcblk0p1"),
+        "root=",
+        "is partition 1, the system is on partition 2",
+    ),
+    "root is xfs": (lambda: boot(cmdline__txt=b"root=LABEL=rootfs rootfstype=xfs"), "root=", "partition 2 is ext4"),
+    "nfs, no path": (lambda: boot(cmdline__txt=b"root=/dev/nfs"), "root=", "without nfsroot="),
+    "no rootwait": (
+        lambda: boot(config__txt=b"kernel=vmlinuz\n", cmdline__txt=b"root=LABEL=rootfs"),
+        "rootwait",
+        "has no rootwait",
+    ),
+    "full": (lambda: boot(junk=bytes(3800 * 1024)), "boot partition", "% free"),
+    "no init": (lambda: root({"usr/sbin/init": None}), "init", "/sbin/init is not in"),
+    "dangling init": (lambda: root({"usr/lib/systemd/systemd": None}), "init", "/sbin/init is not in"),
+    "init mode": (lambda: root({}, usr__lib__systemd__systemd=0o644), "init", "has mode 0644"),
+    "amd64 init": (lambda: root({"usr/lib/systemd/systemd": elf(62)}), "init", "is not for arm64"),
+    "init= of its own": (lambda: boot(cmdline__txt=b"root=LABEL=rootfs init=/first"), "init", "/first is not in"),
+    "fstab": (
+        lambda: root({"etc/fstab": b"UUID=1234 / ext4 defaults 0 1\n"}),
+        "fstab",
+        "/: UUID=1234 means no partition",
+    ),
+    "fstab type": (lambda: root({"etc/fstab": b"LABEL=rootfs / btrfs defaults 0 1\n"}), "fstab", "is ext4, not btrfs"),
+    "fstab swapped": (
+        lambda: root({"etc/fstab": b"LABEL=bootfs / vfat defaults 0 1\n"}),
+        "fstab",
+        "partition 1, not 2",
+    ),
+    "fstab short": (lambda: root({"etc/fstab": b"LABEL=bootfs /\n"}), "fstab", "too few fields"),
+    "machine-id": (lambda: root({"etc/machine-id": b"a" * 32}), "machine-id", "every machine would be aaa"),
+    "host keys": (lambda: root({"etc/ssh/ssh_host_rsa_key": b"k"}), "ssh host keys", "/etc/ssh/ssh_host_rsa_key"),
+    "password": (lambda: root({"etc/shadow": b"root:$y$j9T$x:1::::::\n"}), "passwords", "root"),
+    "empty password": (lambda: root({"etc/shadow": b"root:*:1\nubuntu::1::::::\n"}), "passwords", "ubuntu"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_link(tmp_path: Path, name: str) -> None:
+    make, link, detail = BROKEN[name]
+    failed = {finding.check: finding for finding in check(tmp_path, make(), "pi4", "pi5") if not finding.ok}
+    assert link in failed
+    assert re.search(re.escape(detail), failed[link].detail)
+    assert failed[link].hint
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["/dev/mmcblk0p2", "/dev/sda2", "LABEL=rootfs", f"PARTUUID={DISK_ID.upper()}-02", "/dev/disk/by-label/rootfs"],
+)
+def test_roots_that_are_found(tmp_path: Path, spec: str) -> None:
+    findings = check(tmp_path, boot(cmdline__txt=f"root={spec} rootwait".encode()))
+    assert [finding.detail for finding in findings if finding.check == "root="] == [f"{spec} is partition 2 (rootfs)"]
+    assert all(finding.ok for finding in findings)
+
+
+def test_all_that_is_missing_at_once(tmp_path: Path) -> None:
+    layout = boot(start4__elf=None, vmlinuz=None, initrd__img=None, cmdline__txt=None)
+    failed = {finding.check: finding.detail for finding in check(tmp_path, layout, "pi4") if not finding.ok}
+    assert failed.keys() == {"pi4: boot files"}
+    for name in ("start4.elf", "vmlinuz", "initrd.img", "cmdline.txt"):
+        assert f"{name} is not on the boot partition" in failed["pi4: boot files"]
+
+
+def test_boards(tmp_path: Path) -> None:
+    without = boot(**{"bcm2712-rpi-5-b__dtb": None})
+    assert [finding for finding in check(tmp_path, without, "pi4") if not finding.ok] == []
+    with pytest.raises(InputError, match="unknown board 'pi6'"), open_image(tmp_path / "a.img") as image:
+        check_boot_chain(image, ["pi6"])
