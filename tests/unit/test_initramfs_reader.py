@@ -1,0 +1,67 @@
+"""An initramfs is looked into whatever it is compressed with, and damage is told in words."""
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.initramfs_reader import BrokenInitramfsError, read_initramfs
+from builder.run import run
+from tests.images import VERSION, cpio, initramfs
+
+FILES = {"./init": b"#!/bin/sh\n", "etc/fstab": b"", f"usr/lib/modules/{VERSION}/kernel/a.ko": bytes(999), "lib": b"x"}
+
+
+def _tool(name: str) -> Callable[[bytes, Path], bytes]:
+    def compress(data: bytes, scratch: Path) -> bytes:
+        (scratch / "plain").write_bytes(data)
+        words = ["-l"] if name == "lz4" else []
+        run([name, "-q", *words, scratch / "plain", *(["-o"] if name == "zstd" else []), scratch / "packed"])
+        return (scratch / "packed").read_bytes()
+
+    return compress
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(
+    ("kind", "compress"),
+    [
+        ("gzip", lambda data, _: gzip.compress(data)),
+        ("xz", lambda data, _: lzma.compress(data, check=lzma.CHECK_CRC32)),
+        ("lzma", lambda data, _: lzma.compress(data, format=lzma.FORMAT_ALONE)),
+        ("bzip2", lambda data, _: bz2.compress(data)),
+        ("zstd", _tool("zstd")),
+        ("lz4", _tool("lz4")),
+    ],
+)
+def test_compressions(kind: str, compress: Callable[[bytes, Path], bytes], tmp_path: Path) -> None:
+    found = read_initramfs(cpio({"kernel/x": b"early"}) + bytes(512) + compress(cpio(FILES), tmp_path))
+    assert found.compressions == ("none", kind)
+    assert (found.modules, found.init, found.files) == ((VERSION,), True, 5)
+
+
+def test_concatenated_gzips() -> None:
+    found = read_initramfs(gzip.compress(cpio({"init": b""})) + gzip.compress(cpio({"lib/modules/6.1/x": b""})))
+    assert found.compressions == ("gzip", "gzip")
+    assert found.modules == ("6.1",)
+
+
+@pytest.mark.parametrize("junk", [b"", bytes(100), b"\x1f\x8b" + bytes(20), b"070701zzzz" + bytes(200), b"junk"])
+def test_damage(junk: bytes) -> None:
+    with pytest.raises(BrokenInitramfsError):
+        read_initramfs(junk)
+
+
+@given(st.integers(min_value=1, max_value=len(initramfs()) - 1))
+def test_cut_short_anywhere(length: int) -> None:
+    try:
+        found = read_initramfs(initramfs()[:length])
+    except BrokenInitramfsError:
+        return
+    assert not found.init  # cut between two archives
+    assert not found.modules
