@@ -30,7 +30,7 @@ class CmdlineTxtStep(Step):
 
     ```yaml
     - cmdline.txt:
-        remove: [quiet, splash, 'console=ttyAMA0,115200']
+        remove: [quiet, splash, plymouth.ignore-serial-consoles]
         set:
           console: ['serial0,115200', tty1]
           panic: 10
@@ -58,7 +58,8 @@ class CmdlineTxtStep(Step):
             raise ValueError("nothing is given\nhint: give set, add or remove")
         for key, values in self.change.set.items():
             if "=" in key:
-                raise ValueError(f"set: '{key}' is not a key\nhint: write set: {{{key.replace('=', ': ', 1)}}}")
+                name, _, value = key.partition("=")
+                raise ValueError(f"set: '{key}' is not a key\nhint: write set: {{{name}: {value or '…'}}}")
             if not values:
                 raise ValueError(f"set: {key} has no value\nhint: write remove: [{key}]")
             wrong = next((one for one in values if split(f"{key}={one}") != [f"{key}={one}"]), None)

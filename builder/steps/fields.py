@@ -65,7 +65,7 @@ def source_problem(at: Place, source: str, *, directory: bool = False) -> Proble
     """Return what is wrong with a file (or directory) that a step reads from the recipe's side, if anything."""
     path = source_path(at, source)
     if not path.exists():
-        return Problem(message=f"{source}: no such {'directory' if directory else 'file'}", hint=_near(at, path))
+        return Problem(message=f"{source}: no such {'directory' if directory else 'file'}", hint=_near(path))
     if directory and not path.is_dir():
         return Problem(message=f"{source} is not a directory")
     if not directory and not path.is_file():
@@ -78,7 +78,7 @@ def source_problem(at: Place, source: str, *, directory: bool = False) -> Proble
     return None
 
 
-def _near(at: Place, missing: Path) -> str:
+def _near(missing: Path) -> str:
     """Return the sibling that was probably meant, else the path that was looked for."""
     parts = missing.parts
     depth = next(depth for depth in range(1, len(parts) + 1) if not Path(*parts[:depth]).exists())
@@ -87,7 +87,7 @@ def _near(at: Place, missing: Path) -> str:
     near = did_you_mean(parts[depth - 1], siblings)
     if near:
         return near.removeprefix("; ")
-    return f"relative paths start from {at.directory}; looked for {missing}"
+    return f"looked for {missing}"
 
 
 def is_executable(path: Path) -> bool:
