@@ -35,7 +35,7 @@ _HINTS = {
     "No kernel command line": "write cmdline.txt: one line with root=, rootwait and a console",
 }
 
-__all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "boot_files", "check_boot_chain"]
+__all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "check_boot_chain", "load_all"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,11 +66,6 @@ class FatTree:
         return Answer(outcome="found", size=len(data), data=data)
 
 
-def boot_files(boot: FileSystem, board: str) -> BootReport:
-    """Return what a board loads from a card's or disk's boot partition. Raises InputError for an unknown board."""
-    return _simulate(FatTree(system=boot), board)
-
-
 def _simulate(tree: FatTree, board: str) -> BootReport:
     card = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # the same files at the top, of any size
     return simulate(tree, board, _SERIAL, eeprom=card)
@@ -94,7 +89,7 @@ def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding,
     read: dict[str, bytes] = {}
     reports = {}
     for board in boards or boards_of(image):
-        reports[board], missing = _load_all(image.boot, board, read)
+        reports[board], missing = load_all(image.boot, board, read)
         findings.append(_check_loads(board, reports[board], missing))
         findings.extend(_check_dtb(board, reports[board]))
     kernels: dict[str, KernelImage] = {}
@@ -107,8 +102,12 @@ def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding,
     return tuple(dict.fromkeys(findings))
 
 
-def _load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, list[str]]:
-    """Simulate a board; put a stub in the place of every file that stops it, to learn of all of them at once."""
+def load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, list[str]]:
+    """Simulate a board; return what it does, and in words what stops it, all of it at once.
+
+    For a missing file that stops it, it is simulated again with a stub in its place. `read` keeps what was read for the
+    next board. Raises InputError for an unknown board.
+    """
     missing: list[str] = []
     stubs: set[str] = set()
     while True:

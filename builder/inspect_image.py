@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from builder.bootchain import boards_of, boot_files
+from builder.bootchain import boards_of, load_all
 from builder.bootchain_root import passwords_of
 from builder.console import size
 from builder.dpkg_status import STATUS, Package, parse_status
@@ -35,7 +35,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardFiles:
-    """What a board loads. `stop` says why it would not come up, empty when it would."""
+    """What a board loads or asks for. `stop` says why it would not come up, empty when it would."""
 
     board: str
     firmware: tuple[str, ...]
@@ -93,7 +93,8 @@ def inspect(image: Image) -> Inspection:
     """Read it all; a few seconds for a system of 40 000 files."""
     root = image.root
     files, largest = _sizes(root)
-    boards = tuple(_board_files(image.boot, board) for board in boards_of(image)) if image.boot else ()
+    read: dict[str, bytes] = {}
+    boards = tuple(_board_files(image.boot, board, read) for board in boards_of(image)) if image.boot else ()
     modules = root.list("/lib/modules") if root.find("/lib/modules") else ()
     return Inspection(
         image=str(image.given),
@@ -161,8 +162,8 @@ def _architecture(root: FileSystem) -> str:
     return _MACHINES.get(machine, f"ELF machine {machine}")
 
 
-def _board_files(boot: FileSystem, board: str) -> BoardFiles:
-    report = boot_files(boot, board)
+def _board_files(boot: FileSystem, board: str, read: dict[str, bytes]) -> BoardFiles:
+    report, missing = load_all(boot, board, read)
     loaded = [asked.name for asked in report.requests if asked.outcome == "sent"]
     return BoardFiles(
         board=board,
@@ -172,8 +173,8 @@ def _board_files(boot: FileSystem, board: str) -> BoardFiles:
         dtb=report.dtb or "",
         overlays=report.overlays,
         cmdline=report.cmdline or "",
-        stop=(report.stop or "").replace("on the server", "on the boot partition"),
-        notes=report.notes,
+        stop="; ".join(missing),
+        notes=tuple(note for note in report.notes if not note.startswith("the Pi 5's request order")),
     )
 
 
@@ -186,7 +187,7 @@ def _kernels(boot: FileSystem | None, boards: tuple[BoardFiles, ...]) -> tuple[K
         if entry.kind == "file" and entry.name.lower().startswith(("kernel", "vmlinuz")):
             names.setdefault(entry.name)
     found = []
-    for name in names:
+    for name in filter(boot.find, names):
         kernel = read_kernel(boot.read(name))
         found.append(Kernel(file=name, version=kernel.version, format=kernel.format))
     return tuple(found)
