@@ -20,7 +20,6 @@ from builder.steps.base import Artifact
 _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK"
 _GNU_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # sha256sum(1): two spaces for text, ` *` for binary
 _BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")  # sha256sum --tag
-_REFUSED = ("BADSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG")  # GnuPG, doc/DETAILS
 
 
 def obtain(
@@ -101,8 +100,8 @@ def signed_checksum(
     """Return the sha256 that a signed list promises for `filename` (64 lower-case hex digits).
 
     The list is one of `sha256sum` (either style); its detached OpenPGP signature must be good by a key of `keyring`
-    (binary or armored) and by no expired or revoked one. Signatures by keys that are not in the keyring do not count,
-    for or against. Raises UnreachableError, or FetchError when the signature is bad or the list does not name the file.
+    (binary or armored) that has neither expired nor been revoked. One such signature is enough. Raises
+    UnreachableError, or FetchError when the signature is bad or the list does not name the file.
     """
     with tempfile.TemporaryDirectory(prefix="pibuild-checksums-") as scratch:
         directory = Path(scratch)
@@ -121,16 +120,28 @@ def verify_signature(file: Path, signature: Path, keyring: Path, *, what: str) -
         usable = _dearmored(keyring.absolute(), Path(home))
         argv: list[str | Path] = [gpgv, "--homedir", home, "--status-fd", "1", "--keyring", usable, signature, file]
         checked = run(argv, check=False)
-    statuses = [line.split()[1:] for line in checked.stdout.splitlines() if line.startswith("[GNUPG:] ")]
-    good = [words[1] for words in statuses if words[0] == "VALIDSIG"]
-    refused = [words for words in statuses if words[0] in _REFUSED]
-    if not good or refused or not any(words[0] == "GOODSIG" for words in statuses):
+    signer = _good_signer(checked.stdout)
+    if signer is None:
         said = "\n  ".join(checked.stderr.strip().splitlines()[-6:])
         raise FetchError(
             f"{what}: the signature is not good by {keyring}\n  {said}",
             hint="the list was changed, or it is signed by another key: get the signer's key from where you trust",
         )
-    return good[0]
+    return signer
+
+
+def _good_signer(statuses: str) -> str | None:
+    """Return the fingerprint of a good signature in gpgv's status lines (GnuPG, doc/DETAILS).
+
+    GOODSIG is said of no signature that has expired or whose key has expired or was revoked; VALIDSIG follows it.
+    """
+    good = False
+    for line in statuses.splitlines():
+        word, *arguments = line.removeprefix("[GNUPG:] ").split()
+        if good and word == "VALIDSIG":
+            return arguments[0]
+        good = word == "GOODSIG" or (good and word != "NEWSIG")
+    return None
 
 
 def _dearmored(keyring: Path, scratch: Path) -> Path:

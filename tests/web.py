@@ -18,6 +18,7 @@ class Web:
     port: int = 0
     files: dict[str, bytes | Path] = field(default_factory=dict)
     ranges: bool = True  # honour Range
+    shift: int = 0  # bytes by which an answer begins beside the range asked for
     tagged: bool = True  # send ETag
     break_after: list[int] = field(default_factory=list)  # body bytes after which the next answers break off
     statuses: list[int] = field(default_factory=list)  # answered by the next requests instead of the file
@@ -98,4 +99,4 @@ def _begin(web: Web, handler: BaseHTTPRequestHandler, tag: str) -> int:
     condition = handler.headers.get("If-Range", "")
     if not web.ranges or not asked or (condition and condition != tag):
         return 0
-    return int(asked.removeprefix("bytes=").removesuffix("-"))
+    return int(asked.removeprefix("bytes=").removesuffix("-")) + web.shift

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import ssl
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
+from urllib3.connection import HTTPConnection
 
 from builder.errors import FetchError, HostError
 from builder.fetch import Patience, UnreachableError, _reason, digest_of, fetch, local_path, shown
@@ -233,6 +237,47 @@ def test_two_that_want_the_same_file_fetch_it_once(web: Web, tmp_path: Path) -> 
     assert results == [tmp_path / "file"] * 4
     assert len(web.requests) == 1
     assert left_in(tmp_path) == ["file"]
+
+
+def test_a_server_that_continues_elsewhere_is_not_believed(web: Web, tmp_path: Path) -> None:
+    web.shift = 256  # the content repeats after so many bytes: only the missing end would show
+    web.break_after = [300_000]
+    fetch(web.url("/file"), sha256=DIGEST, into=tmp_path / "file", patience=HASTY)
+    assert web.asked("Range") == ["", "bytes=300000-", ""]
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_short_answer_is_noticed_where_urllib3_does_not(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """urllib3 before 2.0 ends quietly when the connection does; the switch makes a later one behave so."""
+    real = HTTPConnection.request
+
+    def lenient(self: HTTPConnection, method: str, url: str, **options: Any) -> None:
+        real(self, method, url, **{**options, "enforce_content_length": False})
+
+    monkeypatch.setattr(HTTPConnection, "request", lenient)
+    web.break_after = [300_000] * 20
+    with pytest.raises(UnreachableError, match="broke off after 300000 of 1048576 bytes"):
+        fetch(web.url("/file"), sha256=None, into=tmp_path / "file", patience=Patience(most=1))
+
+
+def test_a_partial_file_that_was_renamed_while_waiting_is_let_go(web: Web, tmp_path: Path) -> None:
+    partial, finished = tmp_path / ".file.part", tmp_path / "finished"
+    with partial.open("wb") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(b"finished by another")
+        held.flush()
+        waiting = pool.submit(fetch, web.url("/file"), sha256=DIGEST, into=tmp_path / "file", patience=HASTY)
+        while not waiting.running():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        partial.rename(finished)
+        partial.write_bytes(b"begun by a third")
+        fcntl.flock(held, fcntl.LOCK_UN)
+        waiting.result(timeout=10)
+    assert finished.read_bytes() == b"finished by another"
+    assert (tmp_path / "file").read_bytes() == CONTENT
 
 
 def test_reasons_come_from_the_innermost_error() -> None:
