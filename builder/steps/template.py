@@ -95,9 +95,9 @@ def _problems(template: Path, variables: Mapping[str, object]) -> Iterator[Probl
             yield failed
         yield from undefined
     except jinja2.TemplateSyntaxError as error:
-        message = (error.message or "wrong syntax").split(". ")[0].removesuffix(".")
+        message, _, more = (error.message or "wrong syntax").removesuffix(".").partition(". ")
         mark = Mark(file=Path(error.filename or template), line=error.lineno, column=1)
-        yield Problem(message=f"template: {message[:1].lower()}{message[1:]}", mark=mark)
+        yield Problem(message=f"template: {message[:1].lower()}{message[1:]}", mark=mark, hint=more)
     except jinja2.TemplateNotFound as error:
         yield Problem(message=f"template: no such template: {error.name}", mark=_failure(error, template).mark)
     except UnicodeDecodeError:
