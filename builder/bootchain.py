@@ -35,7 +35,7 @@ _HINTS = {
     "No kernel command line": "write cmdline.txt: one line with root=, rootwait and a console",
 }
 
-__all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "check_boot_chain", "load_all"]
+__all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "boot_files", "check_boot_chain", "load_all"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +64,11 @@ class FatTree:
             self.read_already[name] = _STUB if name in self.stubs else self.system.read(name)
         data = self.read_already[name]
         return Answer(outcome="found", size=len(data), data=data)
+
+
+def boot_files(boot: FileSystem, board: str) -> BootReport:
+    """Return what a board loads from a card's or disk's boot partition. Raises InputError for an unknown board."""
+    return _simulate(FatTree(system=boot), board)
 
 
 def _simulate(tree: FatTree, board: str) -> BootReport:
