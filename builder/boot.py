@@ -138,11 +138,14 @@ def check_host(machine: MachineName) -> None:
     qemu = find_tool(_QEMU, package="qemu-system-arm")
     find_tool("qemu-img", package="qemu-utils")
     find_tool("ssh-keygen", package="openssh-client")
-    known = {line.split()[0] for line in run([qemu, "-M", "help"]).stdout.splitlines() if line.strip()}
-    if machine not in known:
-        version = run([qemu, "--version"]).stdout.splitlines()[0]
+    require_machine(machine, run([qemu, "-M", "help"]).stdout, run([qemu, "--version"]).stdout)
+
+
+def require_machine(machine: MachineName, machines: str, version: str) -> None:
+    """Raise HostError unless `machines` (what `-M help` says) names the machine; `version` is what `--version` says."""
+    if machine not in {line.split()[0] for line in machines.splitlines() if line.strip()}:
         raise HostError(
-            f"{version} has no machine {machine}",
+            f"{version.splitlines()[0]} has no machine {machine}",
             hint=f"QEMU {BOARD_MODELS[machine].since} or later has it: install qemu-system-arm from backports",
         )
 

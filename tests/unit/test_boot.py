@@ -12,14 +12,16 @@ from builder.boot import (
     BootFiles,
     BootOptions,
     Drives,
+    MachineName,
     Ports,
     authorize,
     board_argv,
     kernel_cmdline,
     power_of_two,
+    require_machine,
     virt_argv,
 )
-from builder.errors import VerdictError
+from builder.errors import HostError, VerdictError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOP6ITZpyYJTVHCBzSUTP9DGlWr3rSAFBcQKKWqD4Kv1 test\n"
 OWN = "console=serial0,115200 console=tty1 root=PARTUUID=0a1b2c3d-02 rw rootwait quiet splash net.ifnames=0"
@@ -111,3 +113,24 @@ def test_pi_4_model_gets_the_parameter_that_it_panics_without() -> None:
 )
 def test_card_sizes(size: int, card: int) -> None:
     assert power_of_two(size) == card
+
+
+MACHINES = """Supported machines are:
+raspi3b              Raspberry Pi 3B (revision 1.2)
+virt                 QEMU 7.2 ARM Virtual Machine (alias of virt-7.2)
+virt-7.2             QEMU 7.2 ARM Virtual Machine
+"""
+
+
+def test_machine_that_qemu_does_not_have_is_the_hosts_fault() -> None:
+    with pytest.raises(HostError) as caught:
+        require_machine("raspi4b", MACHINES, "QEMU emulator version 7.2.22 (Debian)\nCopyright")
+    assert str(caught.value) == (
+        "QEMU emulator version 7.2.22 (Debian) has no machine raspi4b\n"
+        "hint: QEMU 9.0 or later has it: install qemu-system-arm from backports"
+    )
+
+
+@pytest.mark.parametrize("machine", ["virt", "raspi3b"])
+def test_machine_that_qemu_has(machine: MachineName) -> None:
+    require_machine(machine, MACHINES, "QEMU emulator version 7.2.22")
