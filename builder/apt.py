@@ -1,0 +1,209 @@
+"""Package resolution and download through the host's apt, with a root of its own.
+
+apt on the host answers for any architecture and release: it is given private directories and, as the set of installed
+packages, what earlier layers hold. It needs neither root nor a chroot for that. The machine's own apt configuration
+(proxies, validity checks) stays in force.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from builder.cache import Cache
+from builder.errors import FetchError, StepError
+from builder.hashing import digest_of, file_digest
+from builder.run import Completed, find_tool, run
+
+_INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
+_REMOVE = re.compile(r"^Remv (?P<name>\S+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deb:
+    """A package file: what the archive says of it. `filename` is relative to the archive's root."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int
+    filename: str
+    control: str = ""
+
+    @property
+    def archive_name(self) -> str:
+        """The file name apt gives it in its archives directory: the epoch's colon is escaped."""
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One deb822 source: an archive, the suites and components wanted, and the keyring that signs it."""
+
+    uris: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    keyring: Path
+
+    def deb822(self, architecture: str) -> str:
+        """Return the stanza for a .sources file."""
+        return (
+            f"Types: deb\nURIs: {self.uris}\nSuites: {' '.join(self.suites)}\nComponents: {' '.join(self.components)}\n"
+            f"Architectures: {architecture}\nSigned-By: {self.keyring}\n"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A set of packages wanted on top of what is installed. Names may be apt patterns such as `?essential`."""
+
+    install: tuple[str, ...]
+    remove: tuple[str, ...] = ()
+    recommends: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """apt's answer: what to unpack and what to remove first."""
+
+    debs: tuple[Deb, ...]
+    removes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return a JSON-able form, control stanzas left out."""
+        debs = [{k: v for k, v in asdict(deb).items() if k != "control"} for deb in self.debs]
+        return {"debs": debs, "removes": list(self.removes)}
+
+
+class Apt:
+    """apt with private directories for one set of sources and one architecture."""
+
+    def __init__(self, cache: Cache, sources: Sequence[Source], architecture: str) -> None:
+        self.cache = cache
+        self.sources = tuple(sources)
+        self.architecture = architecture
+        text = "\n".join(source.deb822(architecture) for source in self.sources)
+        self.directory = cache.lists / digest_of([text, architecture])[:16]
+        self._text = text
+
+    def update(self, *, offline: bool = False) -> None:
+        """Bring the package lists up to date. Raises FetchError where that fails and there are none yet, or not `offline`."""
+        for name in ("lists/partial", "cache"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        (self.directory / "status").write_text("")
+        (self.directory / "pibuild.sources").write_text(self._text)
+        (self.directory / "apt.conf").write_text(self._configuration())
+        if offline and any((self.directory / "lists").glob("*Packages*")):
+            return
+        done = self._apt("apt-get", ["update"], check=False)
+        if done.returncode != 0 or re.search(r"^(E|W: Failed to fetch)", done.stderr, re.MULTILINE):
+            raise FetchError(
+                f"the package archive did not answer as expected:\n{done.stderr.strip()[-1500:]}",
+                hint="check the network and the recipe's mirror and suite; --offline uses the lists already here",
+            )
+
+    def release_digest(self) -> str:
+        """Return a digest of the signed release files: it changes when, and only when, the archive does."""
+        files = sorted((self.directory / "lists").glob("*Release"))
+        return digest_of([[path.name, file_digest(path)] for path in files])
+
+    def resolve(self, request: Request, installed: Iterable[Deb] = (), status: str = "") -> Resolution:
+        """Return what apt would install for a request, given packages that are installed already.
+
+        `status` is a dpkg status text (an image base's own); `installed` are added to it. Raises StepError with apt's
+        words when the request cannot be met.
+        """
+        installed = tuple(installed)
+        stanzas = [status.strip(), *(_installed_stanza(deb.control) for deb in installed)]
+        (self.directory / "status").write_text("".join(f"{stanza}\n\n" for stanza in stanzas if stanza))
+        words = [*request.install, *(f"{name}-" for name in request.remove)]
+        options = ["-o", f"APT::Install-Recommends={'true' if request.recommends else 'false'}"]
+        done = self._apt("apt-get", ["install", "--simulate", "-y", "-q", *options, *words], check=False)
+        if done.returncode != 0:
+            said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())[-1500:]
+            raise StepError(f"packages cannot be resolved: {' '.join(words)}\n{said}", hint="check the names and the sources")
+        wanted = [(m["name"].split(":")[0], m["version"]) for m in map(_INSTALL.match, done.stdout.splitlines()) if m]
+        removes = tuple(m["name"].split(":")[0] for m in map(_REMOVE.match, done.stdout.splitlines()) if m)
+        return Resolution(debs=tuple(self._describe(wanted)), removes=removes)
+
+    def _describe(self, wanted: Sequence[tuple[str, str]]) -> list[Deb]:
+        if not wanted:
+            return []
+        shown = self._apt("apt-cache", ["show", *(f"{name}={version}" for name, version in wanted)]).stdout
+        found: dict[tuple[str, str], Deb] = {}
+        for stanza in shown.split("\n\n"):
+            deb = parse_deb(stanza)
+            if deb is not None:
+                found.setdefault((deb.name, deb.version), deb)
+        return [found[key] for key in sorted(set(wanted))]
+
+    def download(self, debs: Iterable[Deb]) -> None:
+        """Bring package files into the shared archives, verified. Present ones are not fetched again.
+
+        Raises FetchError when the archive no longer has a version, or a file is not what the lists promise.
+        """
+        missing = [deb for deb in debs if not is_present(self.cache.archives, deb)]
+        if not missing:
+            return
+        names = [f"{deb.name}:{deb.architecture}={deb.version}" if deb.architecture != "all" else f"{deb.name}={deb.version}" for deb in missing]
+        with self.cache.scratch("download") as work:
+            for begin in range(0, len(names), 200):
+                done = self._apt("apt-get", ["download", "-q", *names[begin : begin + 200]], cwd=work, check=False)
+                if done.returncode != 0:
+                    raise FetchError(
+                        f"packages cannot be fetched:\n{done.stderr.strip()[-1500:]}",
+                        hint="a locked version may have left the archive: pibuild lock RECIPE makes a new lock",
+                    )
+            for deb in missing:
+                fetched = work / deb.archive_name
+                if not fetched.exists() or file_digest(fetched) != deb.sha256:
+                    raise FetchError(f"{deb.archive_name}: the archive's file is not the one the lock names ({deb.sha256})")
+                fetched.rename(self.cache.archives / deb.archive_name)
+
+    def _configuration(self) -> str:
+        directory = self.directory
+        return (
+            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n"
+            f'Dir::State "{directory}";\nDir::State::lists "{directory}/lists";\nDir::State::status "{directory}/status";\n'
+            f'Dir::State::extended_states "{directory}/extended_states";\n'
+            f'Dir::Cache "{directory}/cache";\nDir::Etc::SourceList "{directory}/pibuild.sources";\n'
+            'Dir::Etc::SourceParts "/dev/null";\nDir::Etc::Preferences "/dev/null";\nDir::Etc::PreferencesParts "/dev/null";\n'
+            f'APT::Architecture "{self.architecture}";\n#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n'
+            'APT::Sandbox::User "root";\nAcquire::Languages "none";\nAcquire::Retries "3";\nAcquire::Queue-Mode "access";\n'
+            'Debug::NoLocking "1";\nAPT::Get::Assume-Yes "1";\n'
+        )
+
+    def _apt(self, tool: str, words: Sequence[str], *, cwd: Path | None = None, check: bool = True) -> Completed:
+        return run([find_tool(tool, package="apt"), "-c", self.directory / "apt.conf", *words], cwd=cwd, check=check)
+
+
+def is_present(archives: Path, deb: Deb) -> bool:
+    """Return whether the archives hold a package file, judged by its name and size; unpacking verifies the digest."""
+    path = archives / deb.archive_name
+    return path.exists() and path.stat().st_size == deb.size
+
+
+def parse_deb(stanza: str) -> Deb | None:
+    """Return the package a Packages stanza describes; None for a stanza that names no file (an installed one)."""
+    fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))
+    if "Filename" not in fields:
+        return None
+    return Deb(
+        name=fields["Package"],
+        version=fields["Version"],
+        architecture=fields["Architecture"],
+        sha256=fields["SHA256"],
+        size=int(fields["Size"]),
+        filename=fields["Filename"],
+        control=stanza.strip(),
+    )
+
+
+def _installed_stanza(control: str) -> str:
+    """Return a dpkg status stanza for a package that counts as installed."""
+    dropped = re.compile(r"^(Filename|Size|SHA256|SHA512|MD5sum|Description-md5):")
+    lines = [line for line in control.splitlines() if not dropped.match(line)]
+    return "\n".join([lines[0], "Status: install ok installed", *lines[1:]])

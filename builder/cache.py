@@ -1,0 +1,166 @@
+"""What pibuild keeps between runs, and how a result gets its final name.
+
+    layers/KEY/{meta.json,fs/}   finished layers, named by their key
+    archives/                    .deb files, shared by all recipes
+    artifacts/SHA256             downloads, named by their checksum
+    resolutions/KEY.json         what the archive answered for a set of packages
+    lists/KEY/                   apt's package lists
+    tools/KEY/                   native tools trees and the launcher
+    tmp/                         work in progress; each directory is locked by the process that fills it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import HostError
+
+_FORCE_WRITABLE = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The cache directory. `Cache.default()` finds it; nothing is created before it is needed."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """Return the cache at $PIBUILD_CACHE, else /var/cache/pibuild."""
+        return cls(Path(os.environ.get("PIBUILD_CACHE", "/var/cache/pibuild")).absolute())
+
+    @property
+    def layers(self) -> Path:
+        """Finished layers."""
+        return self.root / "layers"
+
+    @property
+    def archives(self) -> Path:
+        """Package files, shared by all recipes."""
+        return self.root / "archives"
+
+    @property
+    def artifacts(self) -> Path:
+        """Downloads by checksum."""
+        return self.root / "artifacts"
+
+    @property
+    def resolutions(self) -> Path:
+        """What the archive answered."""
+        return self.root / "resolutions"
+
+    @property
+    def lists(self) -> Path:
+        """Package lists of apt, one directory a set of sources."""
+        return self.root / "lists"
+
+    @property
+    def tools(self) -> Path:
+        """Native tools trees and the launcher."""
+        return self.root / "tools"
+
+    @property
+    def tmp(self) -> Path:
+        """Work in progress."""
+        return self.root / "tmp"
+
+    def prepare(self) -> None:
+        """Create the directories and sweep what dead processes left. Raises HostError where that is not allowed."""
+        try:
+            for path in (self.layers, self.archives, self.artifacts, self.resolutions, self.lists, self.tools, self.tmp):
+                path.mkdir(parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise HostError(
+                f"the cache {self.root} cannot be written: {error.strerror}",
+                hint="run as root (sudo), or name another directory in PIBUILD_CACHE",
+            ) from error
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove work in progress whose process is gone: its lock is free."""
+        for path in self.tmp.iterdir():
+            with contextlib.ExitStack() as stack:
+                descriptor = os.open(path, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                remove_tree(path)
+
+    @contextlib.contextmanager
+    def scratch(self, prefix: str) -> Iterator[Path]:
+        """Give a new directory under tmp, locked while the block runs and gone after it."""
+        path = self.tmp / f"{prefix}-{secrets.token_hex(6)}"
+        path.mkdir(parents=True)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield path
+        finally:
+            os.close(descriptor)
+            remove_tree(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree, read-only or mode-less directories (overlay work directories) included."""
+    if not path.exists():
+        return
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            sub = os.path.join(directory, name)  # noqa: PTH118 - os.walk gives strings, and there are many
+            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK):  # noqa: PTH114
+                os.chmod(sub, _FORCE_WRITABLE)  # noqa: PTH101
+    shutil.rmtree(path)
+
+
+def commit(source: Path, final: Path) -> None:
+    """Give a finished directory or file its final name by one rename, after its content has reached the disk.
+
+    Where the final name exists already (another build was faster), the source is dropped: names are content keys.
+    """
+    _sync(source)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+        remove_tree(source) if source.is_dir() else source.unlink()
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if path.is_dir():
+            os.sync() if path.parent.name == "tmp" else os.fsync(descriptor)
+        else:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON in a file, None where there is no such file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON to a file: complete under its final name, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    commit(partial, path)

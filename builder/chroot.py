@@ -1,0 +1,102 @@
+"""Run one program inside a root: own namespaces, nothing of it left behind, arm64 programs emulated where needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.emulation import NONE, Emulation
+from builder.run import ENVIRONMENT, Argv, Completed, run
+
+STAGE = Path(__file__).with_name("chroot_stage.py")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """A host file or directory seen at `target` inside the root while a program runs there."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chroot:
+    """A root to run programs in. `native` are the in-root paths whose native builds may stand in (see emulation)."""
+
+    root: Path
+    emulation: Emulation = NONE
+    native: Sequence[str] = ()
+    binds: Sequence[Bind] = field(default_factory=tuple)
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        argv: Argv,
+        *,
+        network: bool = False,
+        input: bytes | None = None,  # noqa: A002 - subprocess's own word
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run `argv` inside the root and return what it printed (stderr merged in).
+
+        Raises CommandError on a non-zero exit code when `check`. With `network` the host's network and resolver are
+        there; without, only a loopback device.
+        """
+        binds = [*self.binds, *(Bind(source=s, target=t) for s, t in self.emulation.binds())]
+        if network:
+            binds.extend(_resolver(self.root))
+        spec = {
+            "root": str(self.root),
+            "argv": [str(word) for word in argv],
+            "env": {**ENVIRONMENT, **self.env, **(env or {})},
+            "network": network,
+            "binds": [[str(bind.source), bind.target, "rw" if bind.writable else "ro"] for bind in binds],
+            "register": self.emulation.registration(),
+            "native": list(self.native),
+        }
+        # the JSON is the stage's only argument: what a person sees in an error is the program's own command line
+        completed = run([sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv)
+        if check:
+            completed.raise_for_status(hint=crash_hint(completed))
+        return completed
+
+
+def crash_hint(completed: Completed) -> str:
+    """Return what to do when an emulator died, else nothing."""
+    if "qemu: uncaught target signal" in completed.stdout or completed.returncode == 128 + 11:
+        return (
+            f"qemu-user crashed in {completed.argv[0]}; a newer qemu-user-static often mends it "
+            "(backports), or build with --emulation native-tools, or on an arm64 machine"
+        )
+    return ""
+
+
+def _resolver(root: Path) -> list[Bind]:
+    """Return the bind that gives a root the host's resolver configuration.
+
+    A link into /run is met there, on the root's private tmpfs; a missing or plain file is covered by the mount.
+    """
+    host = Path("/etc/resolv.conf")
+    if not host.exists():
+        return []
+    inside = root / "etc/resolv.conf"
+    if inside.is_symlink():
+        target = inside.readlink()
+        absolute = target if target.is_absolute() else Path("/etc") / target
+        return [Bind(source=host, target=str(_normal(absolute)))]
+    return [Bind(source=host, target="/etc/resolv.conf")] if inside.exists() else []
+
+
+def _normal(path: Path) -> Path:
+    parts: list[str] = []
+    for part in path.parts[1:]:
+        if part == "..":
+            parts = parts[:-1]
+        else:
+            parts.append(part)
+    return Path("/", *parts)

@@ -1,0 +1,151 @@
+"""The process between pibuild and a program inside a root. Started as a script of its own with a JSON argument.
+
+It gives the program namespaces, /proc, /dev, /run and /tmp, registers the handler for arm64 programs in a user namespace
+(binfmt_misc belongs to the user namespace since Linux 6.7: the registration ends with it), enters the root and runs the
+program. When the program ends, everything it started ends too. It imports nothing but the standard library, and little.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import warnings  # noqa: F401 - os.execvpe imports it, and inside the root it is not to be had
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG = 1
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+ALL_IDS = "0 0 4294967295"
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int, doing: str) -> None:
+    """Raise OSError for a failed call."""
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{doing}: {os.strerror(number)}")
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """Call mount(2)."""
+    encoded = [os.fsencode(text) or None for text in (source, target, kind, data)]
+    check(LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target}")
+
+
+def prepare(root: str, binds: list[list[str]]) -> None:
+    """Mount what a program expects in its root; all of it is gone with the namespace."""
+    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    mount("proc", f"{root}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=1m")
+    for name in DEVICES:
+        with open(f"{root}/dev/{name}", "w"):
+            pass
+        mount(f"/dev/{name}", f"{root}/dev/{name}", flags=MS_BIND)
+    for name, target in (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")):
+        os.symlink(target, f"{root}/dev/{name}")
+    os.mkdir(f"{root}/dev/pts")
+    os.mkdir(f"{root}/dev/shm")
+    mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=666,mode=620,gid=5")
+    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount("tmpfs", f"{root}/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    os.makedirs(f"{root}/run/lock", mode=0o1777)
+    for source, target, mode in binds:
+        place = root + target
+        if os.path.isdir(source):
+            os.makedirs(place, exist_ok=True)
+        elif not os.path.exists(place):
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            with open(place, "w"):
+                pass
+        mount(source, place, flags=MS_BIND)
+        if mode == "ro":
+            mount(source, place, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
+
+
+def link_native(root: str, paths: list[str]) -> None:
+    """Let the launcher find the native builds that may stand in: links below /run/pibuild/native."""
+    for path in paths:
+        place = f"{root}/run/pibuild/native{path}"
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.symlink(f"/run/pibuild/tools{path}", place)
+
+
+def loopback_up() -> None:
+    """Bring up the loopback device of a fresh network namespace (SIOCSIFFLAGS, IFF_UP | IFF_RUNNING)."""
+    import fcntl
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 0x41))
+
+
+def main() -> int:
+    """Run the program named by the JSON in argv[1]; return its exit code (128 + signal when a signal ended it)."""
+    spec = json.loads(sys.argv[1])
+    check(LIBC.unshare(NEWNS | NEWPID | NEWIPC | NEWUTS | (0 if spec["network"] else NEWNET)), "unshare")
+    ready_read, ready_write = os.pipe()
+    mapped_read, mapped_write = os.pipe()
+    init = os.fork()
+    if init == 0:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.close(ready_read)
+        os.close(mapped_write)
+        os._exit(run_init(spec, ready_write, mapped_read))
+    os.close(ready_write)
+    os.close(mapped_read)
+    if os.read(ready_read, 1) and spec["register"]:
+        for kind in ("uid_map", "gid_map"):
+            with open(f"/proc/{init}/{kind}", "w") as mapping:
+                mapping.write(ALL_IDS)
+        os.write(mapped_write, b"1")
+    return exit_code(os.waitpid(init, 0)[1])
+
+
+def exit_code(status: int) -> int:
+    """Return a shell's view of a wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def run_init(spec: dict, ready: int, mapped: int) -> int:  # type: ignore[type-arg]
+    """Be process 1 of the namespace: set it up, start the program, reap until it ends."""
+    root = spec["root"]
+    prepare(root, spec["binds"])
+    link_native(root, spec["native"])
+    LIBC.sethostname(b"localhost", 9)
+    if not spec["network"]:
+        loopback_up()
+    if spec["register"]:
+        check(LIBC.unshare(NEWUSER | NEWNS), "unshare user namespace")
+    os.write(ready, b"1")
+    if spec["register"]:
+        if os.read(mapped, 1) != b"1":
+            return 125
+        place = f"{root}/proc/sys/fs/binfmt_misc"
+        mount("binfmt_misc", place, "binfmt_misc")
+        with open(f"{place}/register", "w") as handler:
+            handler.write(spec["register"])
+    os.chroot(root)
+    os.chdir("/")
+    os.umask(0o022)
+    program = os.fork()
+    if program == 0:
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+    while True:
+        ended, status = os.wait()
+        if ended == program:
+            return exit_code(status)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except OSError as error:
+        sys.stderr.write(f"pibuild: {error}\n")
+        sys.exit(125)

@@ -1,0 +1,113 @@
+"""How arm64 programs run on this host: directly, through qemu-user, or with native stand-ins from a tools tree.
+
+The stand-ins are builds for the host's architecture of the same packages in the same versions. The launcher (launcher.c)
+is what the kernel starts for an arm64 program; it hands over to the stand-in where there is one, else to qemu. See
+docs/emulation.md for what may stand in and how that is proven.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.cache import Cache, commit
+from builder.errors import HostError
+from builder.hashing import digest_of
+from builder.run import find_tool, run
+
+# include/uapi/linux/elf.h: 64-bit little-endian, ET_EXEC or ET_DYN, EM_AARCH64 (0xb7), as binfmt_misc wants it escaped
+_MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
+_MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+_PRIVATE_BINFMT = (6, 7)  # binfmt_misc is per user namespace from this kernel on
+MODES = ("auto", "native-tools", "full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emulation:
+    """One way to run arm64 programs. `mode` is "none", "full" or "native-tools"."""
+
+    mode: str
+    qemu: Path | None = None
+    launcher: Path | None = None
+    tools: Path | None = None
+    log: Path | None = None
+
+    def registration(self) -> str:
+        """Return the line for binfmt_misc's register file, empty where no handler is needed.
+
+        Flags: P keeps argv[0], O passes the opened program, C takes its credentials (sudo, su), F opens the interpreter
+        now, so that it needs no path inside the root.
+        """
+        interpreter = self.launcher or self.qemu
+        return f":pibuild:M::{_MAGIC}:{_MASK}:{interpreter}:POCF" if interpreter else ""
+
+    def binds(self) -> tuple[tuple[Path, str], ...]:
+        """Return what a root must see below /run/pibuild: (host path, path inside)."""
+        if self.launcher is None or self.qemu is None or self.tools is None:
+            return ()
+        shown: tuple[tuple[Path, str], ...] = ((self.qemu, "/run/pibuild/qemu"), (self.tools / "root", "/run/pibuild/tools"))
+        return (*shown, (self.log, "/run/pibuild/log")) if self.log else shown
+
+    def lowers(self) -> tuple[Path, ...]:
+        """Return the bottom-most overlay directories: the loader and libraries of the stand-ins."""
+        return (self.tools / "lower",) if self.tools else ()
+
+
+NONE = Emulation(mode="none")
+
+
+def is_native() -> bool:
+    """Return whether this host runs arm64 programs itself."""
+    return platform.machine() == "aarch64"
+
+
+def full_emulation() -> Emulation:
+    """Return plain qemu-user. Raises HostError where qemu-user-static or the kernel feature is missing.
+
+    On kernels before 6.7 the handler must be the host's own (the package registers it): pibuild never changes the
+    host's handlers.
+    """
+    if is_native():
+        return NONE
+    qemu = find_tool("qemu-aarch64-static", package="qemu-user-static")
+    if kernel_version() >= _PRIVATE_BINFMT:
+        return Emulation(mode="full", qemu=qemu)
+    handler = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
+    if not handler.exists() or "F" not in handler.read_text().split("flags:", 1)[-1].splitlines()[0]:
+        raise HostError(
+            f"Linux {platform.release()} has no private binfmt handlers and the host registers none for arm64",
+            hint="sudo apt-get install --reinstall qemu-user-static binfmt-support, or use Linux 6.7 or newer",
+        )
+    return Emulation(mode="full")
+
+
+def kernel_version() -> tuple[int, int]:
+    """Return the running kernel's (major, minor)."""
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int("".join(character for character in minor if character.isdigit()))
+
+
+def can_use_native_tools() -> bool:
+    """Return whether stand-ins help here: an x86-64 host with private handlers."""
+    return platform.machine() == "x86_64" and kernel_version() >= _PRIVATE_BINFMT
+
+
+def native_emulation(cache: Cache, tools: Path, *, log: Path | None = None) -> Emulation:
+    """Return emulation with the stand-ins of a finished tools tree."""
+    plain = full_emulation()
+    return Emulation(mode="native-tools", qemu=plain.qemu, launcher=_launcher(cache), tools=tools, log=log)
+
+
+def _launcher(cache: Cache) -> Path:
+    """Return the launcher, compiled once per source."""
+    source = Path(__file__).with_name("launcher.c")
+    final = cache.tools / f"launcher-{digest_of(source.read_text())[:16]}"
+    if not final.exists():
+        compiler = find_tool("gcc", package="gcc libc6-dev")
+        with cache.scratch("launcher") as work:
+            run([compiler, "-O2", "-static", "-Wall", "-o", work / "launcher", source], what="compile the launcher")
+            os.chmod(work / "launcher", 0o755)  # noqa: PTH101
+            commit(work / "launcher", final)
+    return final

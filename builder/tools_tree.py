@@ -1,0 +1,127 @@
+"""The native tools tree: the host architecture's builds of the programs that a package installation spends its time in.
+
+    tools/KEY/root/            the packages, unpacked (not configured)
+    tools/KEY/lower/           loader and libraries at the paths the programs look for them; the bottom-most overlay directory
+    tools/KEY/programs.json    {path in the target: [package, version]}
+
+A program stands in only where the target holds the same package in the same version. What a program's result says about
+the machine (uname, the architecture of dpkg) decides whether it may be here at all: docs/emulation.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from builder.apt import Apt, Deb, Request
+from builder.cache import Cache, commit, read_json, write_json
+from builder.hashing import digest_of
+from builder.run import find_tool, run
+
+VERSION = 3
+PACKAGES = (
+    "base-files", "bash", "bsdutils", "bzip2", "ca-certificates", "coreutils", "cpio", "dash", "debconf", "debianutils",
+    "diffutils", "dpkg", "dracut-install", "findutils", "gpgv", "grep", "gzip", "hostname", "init-system-helpers",
+    "initramfs-tools-bin", "kmod", "libc-bin", "libperl5.40|libperl5.38|libperl5.36", "locales", "man-db", "mawk", "openssh-client", "openssl", "passwd", "perl-base",
+    "procps", "python3-minimal", "sed", "shared-mime-info", "systemd", "tar", "udev", "ucf", "util-linux", "xz-utils", "zstd",
+)  # fmt: skip
+_DIRECTORIES = ("usr/bin", "usr/sbin", "usr/lib/dracut", "usr/lib/systemd", "usr/lib/initramfs-tools")
+# What tells of the machine, or reads and writes the target's own libraries: always emulated.
+_EMULATED = frozenset(
+    "uname arch ldconfig ldconfig.real ischroot getconf ldd nproc lscpu setarch linux32 linux64 i386 x86_64 perlbug "
+    "dpkg-architecture systemd-detect-virt getent chroot unshare nsenter su runuser login sudo mount umount".split()
+)
+# Programs that ask for the architecture they were built for; the name is compiled in and has the same length.
+_PATCHED = ("dpkg", "dpkg-deb", "dpkg-query", "dpkg-divert", "dpkg-split", "dpkg-statoverride", "dpkg-trigger", "update-alternatives")
+_ELF = b"\x7fELF"
+_PYTHON = "usr/bin/python3."
+
+
+def resolve_tools(apt: Apt) -> tuple[Deb, ...]:
+    """Return the packages of a tools tree from one archive, remembered per state of the archive."""
+    memo = apt.cache.resolutions / f"tools-{digest_of([VERSION, list(PACKAGES), apt.release_digest()])[:32]}.json"
+    known = read_json(memo)
+    if known is None:
+        names = tuple(name for name in PACKAGES if "|" not in name)
+        known = apt.resolve(Request(install=("?essential", *names, "?name(^libperl5[.][0-9]+$)"))).to_json()
+        write_json(memo, known)
+    return tuple(Deb(**fields) for fields in known["debs"])
+
+
+def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
+    """Return the finished tools tree for these packages; it is built when it is not in the cache yet."""
+    final = cache.tools / digest_of([VERSION, sorted(deb.sha256 for deb in debs)])[:32]
+    if final.is_dir():
+        return final
+    apt.download(debs)
+    unpack = find_tool("dpkg-deb", package="dpkg")
+    with cache.scratch("tools") as work:
+        root = work / "tree" / "root"
+        for link in ("bin", "sbin", "lib", "lib64"):
+            (root / "usr" / link).mkdir(parents=True)
+            (root / link).symlink_to(f"usr/{link}")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda deb: run([unpack, "-x", cache.archives / deb.archive_name, root]), debs))
+        for name in _PATCHED:
+            _patch(root / "usr/bin" / name)
+        programs = _programs(cache, root, debs)
+        write_json(work / "tree" / "programs.json", programs)
+        _make_lower(root, work / "tree" / "lower")
+        commit(work / "tree", final)
+    return final
+
+
+def native_paths(tools: Path, versions: Mapping[str, str], *, without: Iterable[str] = ()) -> list[str]:
+    """Return the target's paths whose native builds may stand in, given the target's package versions.
+
+    `without` names programs (`perl`) that must not, because a recipe's author could see the difference.
+    """
+    programs: dict[str, list[str]] = read_json(tools / "programs.json")
+    excluded = tuple(without)
+    return [
+        path
+        for path, (package, version) in programs.items()
+        if versions.get(package) == version and not path.rpartition("/")[2].startswith(excluded or ("\0",))
+    ]
+
+
+def _patch(program: Path) -> None:
+    """Make a native dpkg program answer for arm64: the architecture is a constant of five letters in it."""
+    if program.exists():
+        program.write_bytes(program.read_bytes().replace(b"\0amd64\0", b"\0arm64\0"))
+
+
+def _programs(cache: Cache, root: Path, debs: Sequence[Deb]) -> dict[str, list[str]]:
+    """Return which of the tree's programs may stand in, with the package and version each comes from."""
+    found: dict[str, list[str]] = {}
+    for deb in debs:
+        listed = run([find_tool("dpkg-deb", package="dpkg"), "--contents", cache.archives / deb.archive_name]).stdout
+        for line in listed.splitlines():
+            words = line.split(maxsplit=5)
+            path = _merged(words[5].removeprefix("./"))
+            if not words[0].startswith("-") or not path.startswith(_DIRECTORIES) or path.rpartition("/")[2] in _EMULATED:
+                continue
+            if words[0][3] != "s" and (root / path).read_bytes()[:4] == _ELF and _may_stand_in(path):
+                found[f"/{path}"] = [deb.name, deb.version]
+    return found
+
+
+def _may_stand_in(path: str) -> bool:
+    return not path.startswith("usr/lib/systemd/") or path.rpartition("/")[2] in ("systemd-sysusers", "systemd-hwdb")
+
+
+def _merged(path: str) -> str:
+    """Return a package's path below /usr, where the target's links lead it."""
+    return f"usr/{path}" if path.startswith(("bin/", "sbin/", "lib/", "lib64/")) else path
+
+
+def _make_lower(root: Path, lower: Path) -> None:
+    libraries = "usr/lib/x86_64-linux-gnu"
+    (lower / "usr/lib64").mkdir(parents=True)
+    (lower / "lib64").symlink_to("usr/lib64")
+    shutil.copytree(root / libraries, lower / libraries, symlinks=True)
+    loader = "usr/lib64/ld-linux-x86-64.so.2"
+    shutil.copy2(root / libraries / "ld-linux-x86-64.so.2", lower / loader)
