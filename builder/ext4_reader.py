@@ -26,6 +26,7 @@ _ROOT_INODE = 2
 _UNWRITTEN = 32768  # an extent longer than this is allocated but holds zeros, its length is the rest
 _FAST_SYMLINK = 60  # shorter targets stand in the inode
 _64BIT = 0x80
+_LIMITS = {st.S_IFDIR: 1 << 28, st.S_IFLNK: 1 << 16}  # bytes; a damaged size would fill the memory
 # filetype, recover, extents, 64bit, mmp, flex_bg, ea_inode, dirdata, csum_seed, largedir, inline_data (each file asked)
 _UNDERSTOOD = 0x2 | 0x4 | 0x40 | _64BIT | 0x100 | 0x200 | 0x400 | 0x1000 | 0x2000 | 0x4000 | 0x8000
 _XATTR_MAGIC = 0xEA020000
@@ -204,6 +205,9 @@ class Ext4Reader(FileSystem):
 
     def _content(self, inode: _Inode) -> Iterator[bytes]:
         """Yield the content in order, holes and unwritten extents as zeros."""
+        limit = _LIMITS.get(st.S_IFMT(inode.mode))
+        if limit is not None and inode.size > limit:
+            raise self._broken(f"inode {inode.number} claims {inode.size} bytes, more than its kind may have")
         if inode.flags & _INLINE_DATA_FLAG:
             raise self._broken(f"inode {inode.number} keeps its data inline, which cannot be read here")
         size, done = inode.size, 0

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from builder.errors import InputError, Problem
+
 Kind = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
 MAX_SYMLINKS = 40  # what path_resolution(7) allows
 _PIECE = 1 << 20
+_LIMIT = 1 << 30  # bytes that `read` takes; the biggest kernels and initramfs are far below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +151,14 @@ class FileSystem(ABC):
         return entry
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file; symlinks are followed inside the file system."""
-        return b"".join(self.chunks(self._file(path)))
+        """Return the content of a file; symlinks are followed inside the file system. Raises InputError above 1 GiB."""
+        file = self._file(path)
+        if file.size > _LIMIT:
+            what = f"{path} claims {file.size} bytes, too many to be read at once"
+            raise InputError(
+                Problem(message=what, hint="is the image damaged? e2fsck -fn on its root file system says it")
+            )
+        return b"".join(self.chunks(file))
 
     def text(self, path: str) -> str:
         """Return the content of a text file; bytes that are no UTF-8 become replacement characters."""

@@ -237,5 +237,9 @@ def test_damage_is_told_in_words(tmp_path: Path) -> None:
     at = root + int(listing[0]) * (4096 if len(whole) > 512 * MIB else 1024)
     path.write_bytes(whole[: at + 4] + b"\xff\xff" + whole[at + 6 :])
     assert good.size
+    for file, size in (("/etc/passwd", 1 << 50), ("/etc", 1 << 40)):
+        bent = make_image(tmp_path / f"{size}.img", replace(DEBIAN, debugfs=(f"sif {file} size {size}",)))
+        with pytest.raises(InputError, match=f"claims {size} bytes"), open_image(bent) as image:
+            image.root.text("/etc/passwd")
     with pytest.raises(InputError, match=r"directory /etc is damaged"), open_image(path) as image:
         image.root.list("/etc")
