@@ -69,22 +69,12 @@ def overlay(lowers: Sequence[Path], target: Path, *, upper: Path | None = None, 
         options = f"lowerdir={stack},{common}"
     else:
         options = f"lowerdir={stack},upperdir={_escaped(upper)},workdir={_escaped(work)},{common},volatile"
-    with _working_directory(lowers[0].parent.parent), mounted("overlay", target, "overlay", data=options):
+    with mounted("overlay", target, "overlay", data=options):
         yield target
 
 
 def _escaped(path: Path) -> str:
     return str(path).replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-
-
-@contextlib.contextmanager
-def _working_directory(path: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(path)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def enter_namespaces() -> None:

@@ -1,0 +1,292 @@
+"""From a recipe to a published image: the main line, as a table of contents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from builder import __version__, console
+from builder.artifacts import obtain
+from builder.base_image import obtain_image
+from builder.cache import Cache
+from builder.disk import DiskSpec
+from builder.emulation import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
+from builder.errors import FetchError, InputError, PibuildError, Problem, StepError
+from builder.fetch import Patience
+from builder.layers import Workshop, golden_tree, layer_seconds, make_layer
+from builder.lock import Lock, open_archive, question_of, read_lock, recipe_artifacts, resolve
+from builder.mounts import enter_namespaces
+from builder.plan import Plan, make_plan, remember_plan
+from builder.publish import Published, PublishRequest, find_published, publish
+from builder.recipe import Recipe, load_recipe
+from builder.recipe_models import BaseImage, Bootstrap
+from builder.run import require_root
+from builder.tools_tree import make_tools_tree, resolve_tools
+from builder.tree import compare
+
+_OPTIONAL = Patience(connect=5, read=20, attempts=1, most=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What the command line says of a build. `artifacts` are directories of hand-placed files."""
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    lock: Path | None = None
+    emulation: Literal["auto", "native-tools", "full"] = "auto"
+    verify_emulation: bool = False
+    attach: str = "auto"
+    strict: bool = False
+    output: Path = Path("output")
+    artifacts: tuple[Path, ...] = ()
+    refresh: bool = False
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
+    """A layer in the summary. `made` is whether this build made it; `seconds` is how long that took, then or now."""
+
+    name: str
+    key: str
+    made: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a build did. Times are seconds."""
+
+    recipe: str
+    published: Published
+    layers: tuple[LayerReport, ...]
+    emulation: str
+    seconds: float
+    publish_seconds: float
+    missing: tuple[str, ...]
+    differences: tuple[str, ...] | None
+
+    def summary(self) -> str:
+        """Return what a person reads at the end: where, how big, how long, what next."""
+        published = self.published
+        lines = [f"{'layer':<16}{'seconds':>9}  state"]
+        lines += [f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers]
+        lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
+        lines += ["", f"emulation  {self.emulation}"]
+        lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
+        if self.differences is not None:
+            lines.append(f"verified   built both ways, {len(self.differences)} differences")
+        link = published.directory.parent / "latest"
+        lines += [
+            f"digest     sha256:{published.digest}",
+            *(f"file       {link / name} ({console.size(size)})" for name, size in published.files.items()),
+            f"time       {self.seconds:.1f} s",
+            "",
+            f"next: pibuild boot {link}      start it under QEMU before anyone flashes it",
+            f"      pibuild inspect {link}   what is in it",
+        ]
+        return "\n".join(lines)
+
+
+def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
+    """Build a recipe and publish the image. Raises InputError, HostError, StepError, FetchError.
+
+    The process goes on in namespaces of its own, which end with it.
+    """
+    begun = time.monotonic()
+    recipe = load_recipe(path, options.settings)
+    require_root(f"build {path}")
+    enter_namespaces()
+    cache.prepare()
+    lock = _lock_of(recipe, options, cache)
+    artifacts = _obtain_artifacts(recipe, options, cache)
+    missing = tuple(a.url for sha, a in recipe_artifacts(recipe).items() if sha not in artifacts)
+    plan = make_plan(recipe, lock, cache, artifacts=artifacts)
+    request = _request(plan, Path("/"), options, missing)
+    made: set[str] = set()
+    shop = Workshop(cache=cache, layers=cache.layers, emulation=NONE, artifacts=artifacts, attach=options.attach)
+    differences: tuple[str, ...] | None = None
+    if not all(layer.cached for layer in plan.layers) or options.verify_emulation:
+        shop = _open_workshop(plan, options, cache, artifacts)
+        made = _make_layers(shop, plan)
+        if options.verify_emulation:
+            differences = _verify(shop, plan)
+    published = find_published(request) if not made else None
+    publish_begun = time.monotonic()
+    with golden_tree(shop, plan) as tree:
+        if published is None:
+            console.note("publish …")
+        published = publish(_request(plan, tree, options, missing))
+    remember_plan(plan, cache)
+    times = layer_seconds(shop, plan)
+    return Built(
+        recipe=recipe.name,
+        published=published,
+        layers=tuple(LayerReport(name=x.name, key=x.key, made=x.name in made, seconds=times[x.name]) for x in plan.layers),
+        emulation=shop.emulation.mode if made else "not needed: every layer was cached",
+        seconds=time.monotonic() - begun,
+        publish_seconds=time.monotonic() - publish_begun,
+        missing=missing,
+        differences=differences,
+    )
+
+
+def _lock_of(recipe: Recipe, options: BuildOptions, cache: Cache) -> Lock:
+    if options.lock is None:
+        return resolve(recipe, cache, artifacts=options.artifacts, offline=options.offline, refresh=options.refresh)
+    lock = read_lock(options.lock)
+    if lock.question != question_of(recipe):
+        raise InputError(
+            Problem(
+                message=f"{options.lock} does not fit {recipe.path}: packages, base or artifacts of the recipe have changed",
+                hint=f"pibuild lock {recipe.path}, or put the recipe back",
+            )
+        )
+    return lock
+
+
+def _obtain_artifacts(recipe: Recipe, options: BuildOptions, cache: Cache) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for sha256, artifact in recipe_artifacts(recipe).items():
+        patience = _OPTIONAL if artifact.optional else None
+        wanted = artifact if not options.strict else type(artifact)(url=artifact.url, sha256=artifact.sha256)
+        file = obtain(wanted, cache_dir=cache.artifacts, search=options.artifacts, patience=patience)
+        if file is not None:
+            found[sha256] = file
+    return found
+
+
+def _open_workshop(plan: Plan, options: BuildOptions, cache: Cache, artifacts: Mapping[str, Path]) -> Workshop:
+    """Bring packages, base image and native tools here, side by side, for the layers that have to be made."""
+    with ThreadPoolExecutor() as pool:
+        packages = pool.submit(_download, plan, cache, options, everything=options.verify_emulation)
+        emulation = _choose_emulation(plan, options, cache)
+        packages.result()
+    return Workshop(
+        cache=cache,
+        layers=cache.layers,
+        emulation=emulation,
+        artifacts=artifacts,
+        attach=options.attach,
+        image=_base_image(plan, options, cache),
+    )
+
+
+def _download(plan: Plan, cache: Cache, options: BuildOptions, *, everything: bool) -> None:
+    needed = [] if plan.layers[0].cached and not everything else list(plan.lock.base.debs)
+    for layer in plan.layers:
+        if everything or not layer.cached:
+            needed += [deb for answer in (layer.answers or {}).values() for deb in answer.debs]
+    if needed:
+        distribution, suite = _release(plan)
+        apt = open_archive(cache, distribution, suite, plan.recipe, "arm64", offline=options.offline or options.lock is None)
+        apt.download(needed)
+
+
+def _release(plan: Plan) -> tuple[str, str]:
+    base = plan.recipe.base
+    if isinstance(base, Bootstrap):
+        return base.distribution, base.suite
+    return plan.lock.recipe_release
+
+
+def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulation:
+    if is_native() or options.emulation == "full":
+        return full_emulation()
+    if not can_use_native_tools():
+        if options.emulation == "native-tools":
+            raise StepError("native tools need an x86-64 host with Linux 6.7 or newer", hint="--emulation full works here")
+        return full_emulation()
+    try:
+        distribution, suite = _release(plan)
+        apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", offline=options.offline)
+        return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)))
+    except FetchError as error:
+        if options.emulation == "native-tools":
+            raise
+        console.warn(f"native tools cannot be had, everything is emulated: {error.message.splitlines()[0]}")
+        return full_emulation()
+
+
+def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
+    base = plan.recipe.base
+    if not isinstance(base, BaseImage) or plan.layers[0].cached:
+        return None
+    directory = plan.recipe.path.parent
+    return obtain_image(base, plan.lock.image, directory=directory, cache_dir=cache.artifacts, search=options.artifacts)
+
+
+def _make_layers(shop: Workshop, plan: Plan) -> set[str]:
+    made = set()
+    for number, layer in enumerate(plan.layers):
+        if not (shop.layers / layer.key).is_dir():
+            with console.progress(f"layer {layer.name}"):
+                make_layer(shop, plan, number)
+            made.add(layer.name)
+    return made
+
+
+def _verify(shop: Workshop, plan: Plan) -> tuple[str, ...]:
+    """Make every layer again, fully emulated, and compare the golden trees. Raises StepError on a difference."""
+    with shop.cache.scratch("verify") as scratch:
+        other = Workshop(
+            cache=shop.cache,
+            layers=scratch,
+            emulation=full_emulation(),
+            artifacts=shop.artifacts,
+            attach=shop.attach,
+            image=shop.image,
+        )
+        console.note("verify: building every layer again, fully emulated")
+        _make_layers(other, plan)
+        with golden_tree(shop, plan) as fast, golden_tree(other, plan) as slow:
+            differences = tuple(str(difference) for difference in compare(fast, slow))
+    if differences:
+        shown = "\n".join(differences[:40])
+        raise StepError(
+            f"the two ways to build differ in {len(differences)} places:\n{shown}",
+            hint="--emulation full is right; please report the paths above",
+        )
+    return differences
+
+
+def _request(plan: Plan, tree: Path, options: BuildOptions, missing: tuple[str, ...]) -> PublishRequest:
+    disk = plan.recipe.disk
+    slack = disk.root.slack
+    percent = slack.endswith("%")
+    return PublishRequest(
+        name=plan.recipe.name,
+        tree=tree,
+        disk=DiskSpec(
+            boot_size=disk.boot.size,
+            boot_label=disk.boot.label,
+            boot_mount=disk.boot.mount,
+            root_size=None if disk.root.size == "auto" else disk.root.size,
+            slack_percent=int(slack[:-1]) if percent else 0,
+            slack_bytes=0 if percent else disk.root.slack_bytes(0),
+            root_label=disk.root.label,
+            identify=disk.root.identify,
+        ),
+        key=plan.recipe.name,
+        epoch=plan.lock.epoch,
+        output=options.output,
+        lock_text=plan.lock.to_text(),
+        compress=tuple(disk.compress),
+        tree_key=plan.key,
+        manifest={
+            "pibuild": __version__,
+            "recipe": plan.recipe.name,
+            "description": plan.recipe.description,
+            "boards": list(plan.recipe.boards),
+            "layers": [{"name": layer.name, "key": layer.key} for layer in plan.layers],
+            "missing_artifacts": list(missing),
+        },
+        checksums={(deb.name, deb.version, deb.architecture): deb.sha256 for deb in plan.lock.packages},
+    )
+
+
+__all__ = ["BuildOptions", "Built", "PibuildError", "build_recipe"]

@@ -1,0 +1,281 @@
+"""The lock: everything a recipe resolves to, with versions and checksums, so that a build can be had again.
+
+A lock names package files by what they are, never by where they came from: another mirror serves the same build.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from builder import console
+from builder.apt import Apt, Deb, Request, Resolution, Source
+from builder.base_image import obtain_image, resolve_image
+from builder.cache import Cache, read_json, write_json
+from builder.errors import FetchError, InputError, Problem
+from builder.hashing import digest_of
+from builder.image import open_image
+from builder.mirrors import candidate_sources, find_keyring, image_sources
+from builder.recipe import Recipe
+from builder.recipe_models import BaseImage, Bootstrap
+from builder.steps.base import Place
+from builder.steps.packages import PackagesStep
+
+FORMAT = 1
+_RESOLVER = 2  # raised when the same archive would be asked another question
+_ESSENTIAL = ("?essential", "apt")
+ARCHITECTURE = "arm64"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """What a recipe resolved to. `steps` maps `LAYER/INDEX` of every packages step to its answer; `artifacts` maps
+    checksums to URLs; `epoch` is in seconds; `sources` is the image's own /etc/apt entry."""
+
+    recipe: str
+    question: str
+    epoch: int
+    base: Resolution
+    image: str
+    sources: str
+    steps: Mapping[str, Resolution] = field(default_factory=dict)
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def packages(self) -> tuple[Deb, ...]:
+        """Every package of the base and of all steps."""
+        return tuple(deb for answer in (self.base, *self.steps.values()) for deb in answer.debs)
+
+    def to_text(self) -> str:
+        """Return the YAML of lock.yaml."""
+        value = {
+            "format": FORMAT,
+            "recipe": self.recipe,
+            "question": self.question,
+            "epoch": self.epoch,
+            "image": self.image,
+            "sources": self.sources,
+            "base": _answer(self.base),
+            "steps": {name: _answer(answer) for name, answer in self.steps.items()},
+            "artifacts": dict(self.artifacts),
+        }
+        return yaml.safe_dump(value, sort_keys=False, width=200)
+
+
+def _answer(answer: Resolution) -> dict[str, object]:
+    debs = [f"{deb.name} {deb.version} {deb.architecture} {deb.sha256} {deb.size} {deb.filename}" for deb in answer.debs]
+    return {"debs": debs, "removes": list(answer.removes)}
+
+
+def _resolution(value: Mapping[str, Any]) -> Resolution:
+    debs = []
+    for line in value["debs"]:
+        name, version, architecture, sha256, size, filename = line.split()
+        debs.append(Deb(name=name, version=version, architecture=architecture, sha256=sha256, size=int(size), filename=filename))
+    return Resolution(debs=tuple(debs), removes=tuple(value["removes"]))
+
+
+def parse_lock(text: str, path: Path) -> Lock:
+    """Return the lock in a file's text. Raises InputError when it is none."""
+    try:
+        value = yaml.safe_load(text)
+        if value["format"] != FORMAT:
+            raise ValueError(f"format {value['format']}, not {FORMAT}")
+        return Lock(
+            recipe=value["recipe"],
+            question=value["question"],
+            epoch=value["epoch"],
+            image=value["image"],
+            sources=value["sources"],
+            base=_resolution(value["base"]),
+            steps={name: _resolution(answer) for name, answer in value["steps"].items()},
+            artifacts=value["artifacts"],
+        )
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = Problem(message=f"{path}: not a lock file: {error}", hint="pibuild lock RECIPE writes one")
+        raise InputError(problem) from error
+
+
+def read_lock(path: Path) -> Lock:
+    """Return the lock in a file. Raises InputError when there is none, or it is not one."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(Problem(message=f"{path}: {error.strerror}", hint="pibuild lock RECIPE writes it")) from error
+    return parse_lock(text, path)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write a lock file, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(lock.to_text())
+    partial.replace(path)
+
+
+def question_of(recipe: Recipe) -> str:
+    """Return a digest of all that resolution depends on in a recipe: a lock with another question does not fit it."""
+    steps = [[name, step.model_dump(mode="json"), step.inputs(place)] for name, step, place in package_steps(recipe)]
+    artifacts = sorted((artifact.sha256, artifact.url) for artifact in recipe_artifacts(recipe).values())
+    return digest_of([_RESOLVER, recipe.base.model_dump(mode="json"), steps, artifacts, recipe.epoch])
+
+
+def package_steps(recipe: Recipe) -> list[tuple[str, PackagesStep, Place]]:
+    """Return the packages steps with their names in a lock, `LAYER/INDEX`."""
+    return [
+        (f"{layer.name}/{index}", step.step, step.place)
+        for layer in recipe.layers
+        for index, step in enumerate(layer.steps)
+        if isinstance(step.step, PackagesStep)
+    ]
+
+
+def recipe_artifacts(recipe: Recipe) -> dict[str, Any]:
+    """Return the artifacts of all steps by checksum."""
+    return {a.sha256.lower(): a for layer in recipe.layers for step in layer.steps for a in step.step.artifacts()}
+
+
+def remembered(recipe: Recipe, cache: Cache) -> Lock | None:
+    """Return the newest resolution of this recipe that the cache remembers; asks nobody."""
+    known = read_json(_memo(recipe, cache))
+    return parse_lock(known["lock"], _memo(recipe, cache)) if known else None
+
+
+def _memo(recipe: Recipe, cache: Cache) -> Path:
+    return cache.resolutions / f"{question_of(recipe)[:32]}.json"
+
+
+def resolve(
+    recipe: Recipe, cache: Cache, *, artifacts: Sequence[Path] = (), offline: bool = False, refresh: bool = False
+) -> Lock:
+    """Return what a recipe resolves to, now. An archive that has not changed since is not asked again.
+
+    `artifacts` are directories of hand-placed files; `offline` takes what is remembered. Raises FetchError when the
+    archive does not answer and nothing is remembered, StepError when a request cannot be met.
+    """
+    known = remembered(recipe, cache)
+    if known and offline:
+        return known
+    status = _BaseStatus.of(recipe, cache, artifacts)
+    try:
+        apt = open_archive(cache, status.distribution, status.suite, recipe, ARCHITECTURE, offline=offline)
+    except FetchError as error:
+        if known is None or refresh:
+            raise
+        console.warn(f"{error.message.splitlines()[0]}: the packages are those of the last resolution")
+        return known
+    release = apt.release_digest()
+    memo = read_json(_memo(recipe, cache))
+    if known and memo["release"] == release and not refresh:
+        return known
+    with console.progress("resolve packages"):
+        found = _ask(recipe, apt, status)
+    write_json(_memo(recipe, cache), {"release": release, "lock": found.to_text()})
+    return found
+
+
+def open_archive(cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, offline: bool = False) -> Apt:
+    """Return apt with up-to-date lists of the first archive that serves the suite. Raises FetchError when none does."""
+    base = recipe.base
+    bootstrap = base if isinstance(base, Bootstrap) else None
+    keyring = Path(bootstrap.keyring) if bootstrap and bootstrap.keyring else find_keyring(distribution)
+    components = bootstrap.components if bootstrap else _COMPONENTS[distribution]
+    mirror = bootstrap.mirror if bootstrap else "auto"
+    failure: FetchError | None = None
+    for sources in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring):
+        apt = Apt(cache, (*sources, *(_extra_sources(recipe) if architecture == ARCHITECTURE else ())), architecture)
+        try:
+            apt.update(offline=offline)
+        except FetchError as error:
+            failure = failure or error
+        else:
+            return apt
+    raise failure or FetchError(f"no archive for {distribution} {suite}", hint="name a mirror in the recipe's bootstrap")
+
+
+_COMPONENTS = {"debian": ("main", "non-free-firmware"), "ubuntu": ("main", "restricted", "universe")}
+
+
+def _extra_sources(recipe: Recipe) -> list[Source]:
+    return [
+        Source(
+            uris=" ".join(source.uris),
+            suites=tuple(source.suites),
+            components=tuple(source.components),
+            keyring=(place.directory / source.key).resolve(),
+        )
+        for _, step, place in package_steps(recipe)
+        for source in step.sources
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _BaseStatus:
+    """What a base brings: its distribution and, for an image, its checksum and dpkg status."""
+
+    distribution: str
+    suite: str
+    image: str = ""
+    status: str = ""
+
+    @classmethod
+    def of(cls, recipe: Recipe, cache: Cache, artifacts: Sequence[Path]) -> _BaseStatus:
+        base = recipe.base
+        if not isinstance(base, BaseImage):
+            return cls(distribution=base.distribution, suite=base.suite)
+        sha256 = resolve_image(base, recipe.path.parent)
+        memo = cache.resolutions / f"image-{sha256[:32]}.json"
+        known = read_json(memo)
+        if known is None:
+            file = obtain_image(base, sha256, directory=recipe.path.parent, cache_dir=cache.artifacts, search=artifacts)
+            with open_image(file) as image:
+                release = dict(re.findall(r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$', image.root.read("/etc/os-release").decode(), re.MULTILINE))
+                known = {"release": release, "status": image.root.read("/var/lib/dpkg/status").decode()}
+            write_json(memo, known)
+        release = known["release"]
+        distribution = "ubuntu" if release.get("ID") == "ubuntu" else "debian"
+        return cls(distribution=distribution, suite=release.get("VERSION_CODENAME", ""), image=sha256, status=known["status"])
+
+
+def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
+    base = recipe.base
+    first, sources = Resolution(debs=()), ""
+    if isinstance(base, Bootstrap):
+        first = apt.resolve(Request(install=(*_ESSENTIAL, *base.include)))
+        sources = image_sources(base.distribution, base.suite, base.components)
+    installed = {deb.name: deb for deb in first.debs}
+    steps = {}
+    for name, step, _ in package_steps(recipe):
+        answer = Resolution(debs=())
+        if step.install or step.remove:
+            request = Request(install=step.install, remove=step.remove, recommends=step.recommends)
+            answer = apt.resolve(request, installed.values(), status.status)
+        steps[name] = answer
+        installed |= {deb.name: deb for deb in answer.debs}
+        for removed in answer.removes:
+            installed.pop(removed, None)
+    return Lock(
+        recipe=recipe.name,
+        question=question_of(recipe),
+        epoch=recipe.epoch if recipe.epoch is not None else release_epoch(apt),
+        base=first,
+        image=status.image,
+        sources=sources,
+        steps=steps,
+        artifacts={sha256: artifact.url for sha256, artifact in recipe_artifacts(recipe).items()},
+    )
+
+
+def release_epoch(apt: Apt) -> int:
+    """Return the date (seconds) of the main suite's release file: it moves with point releases, not with every update."""
+    suite = apt.sources[0].suites[0]
+    for path in sorted((apt.directory / "lists").glob(f"*_dists_{suite}_*Release")):
+        found = re.search(r"^Date: (.*)$", path.read_text(errors="replace"), re.MULTILINE)
+        if found:
+            return int(email.utils.parsedate_to_datetime(found[1]).timestamp())
+    raise FetchError(f"the release file of {suite} has no date")

@@ -1,0 +1,142 @@
+"""What a build would do: every layer's key, whether it is cached and, if not, which input changed.
+
+A key is the hash of everything that can change the layer's result: the parent's key, each step's kind, fields, inputs and
+implementation version, the packages it resolved to, which optional artifacts there are, the engine's version. Planning
+needs no root and, once resolved, no network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.apt import Resolution
+from builder.cache import Cache, read_json, write_json
+from builder.hashing import digest_of
+from builder.lock import Lock, recipe_artifacts, remembered
+from builder.recipe import Recipe, RecipeLayer, RecipeStep
+
+ENGINE = 5  # raised when the engine makes another layer of the same inputs
+BASE, FINISH = "base", "finish"
+UNRESOLVED = "unresolved"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedLayer:
+    """A layer to come. `changed` names the inputs that differ from the last build of this recipe; `steps` are empty for
+    the first and the last layer, which the engine makes itself."""
+
+    name: str
+    key: str
+    cached: bool
+    changed: tuple[str, ...]
+    inputs: Mapping[str, str]
+    steps: tuple[RecipeStep, ...] = ()
+    answers: Mapping[int, Resolution] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All layers of a recipe, in order."""
+
+    recipe: Recipe
+    lock: Lock
+    layers: tuple[PlannedLayer, ...]
+
+    @property
+    def key(self) -> str:
+        """The key of the whole golden tree."""
+        return self.layers[-1].key
+
+
+def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Mapping[str, Path] | None = None) -> Plan:
+    """Return the plan of a recipe as a lock resolves it; without one, as it was last resolved.
+
+    `artifacts` are the files that are there, by checksum; None looks into the cache. A recipe that was never resolved is
+    planned with open keys: its layers count as not cached.
+    """
+    known = lock or remembered(recipe, cache) or _unresolved(recipe)
+    present = artifacts if artifacts is not None else _cached_artifacts(recipe, cache)
+    before = read_json(_record(recipe, cache)) or {}
+    layers: list[PlannedLayer] = []
+
+    def add(name: str, inputs: dict[str, str], layer: RecipeLayer | None = None) -> None:
+        parent = layers[-1].key if layers else ""
+        key = digest_of([ENGINE, parent, inputs])[:32]
+        cached = (cache.layers / key).is_dir() and known.question != UNRESOLVED
+        answers = {i: known.steps[f"{name}/{i}"] for i in range(len(layer.steps)) if f"{name}/{i}" in known.steps} if layer else None
+        layers.append(
+            PlannedLayer(
+                name=name,
+                key=key,
+                cached=cached,
+                changed=() if cached else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached),
+                inputs=inputs,
+                steps=layer.steps if layer else (),
+                answers=answers,
+            )
+        )
+
+    add(BASE, _base_inputs(recipe, known))
+    for layer in recipe.layers:
+        add(layer.name, _layer_inputs(layer, known, present), layer)
+    add(FINISH, {"disk": digest_of(recipe.disk.model_dump(mode="json")), "recipe": recipe.name})
+    return Plan(recipe=recipe, lock=known, layers=tuple(layers))
+
+
+def remember_plan(plan: Plan, cache: Cache) -> None:
+    """Write down what was built, so that a later plan can say what changed."""
+    write_json(_record(plan.recipe, cache), {layer.name: dict(layer.inputs) for layer in plan.layers})
+
+
+def _record(recipe: Recipe, cache: Cache) -> Path:
+    return cache.resolutions / f"built-{digest_of(str(recipe.path.resolve()))[:32]}.json"
+
+
+def _unresolved(recipe: Recipe) -> Lock:
+    return Lock(recipe=recipe.name, question=UNRESOLVED, epoch=0, base=Resolution(debs=()), image="", sources="")
+
+
+def _cached_artifacts(recipe: Recipe, cache: Cache) -> dict[str, Path]:
+    return {sha: cache.artifacts / sha for sha in recipe_artifacts(recipe) if (cache.artifacts / sha).is_file()}
+
+
+def _base_inputs(recipe: Recipe, lock: Lock) -> dict[str, str]:
+    return {
+        "base": digest_of(recipe.base.model_dump(mode="json", exclude={"mirror"})),
+        "base packages": _debs(lock.base),
+        "image": lock.image,
+        "image's apt sources": digest_of(lock.sources),
+        "epoch": str(lock.epoch),
+    }
+
+
+def _layer_inputs(layer: RecipeLayer, lock: Lock, present: Mapping[str, Path]) -> dict[str, str]:
+    inputs: dict[str, str] = {}
+    for index, step in enumerate(layer.steps):
+        name = f"{step.kind} ({step.place.mark.file.name}:{step.place.mark.line})"
+        label = name if name not in inputs else f"{name} #{index}"
+        inputs[label] = digest_of([step.kind, step.step.version, step.step.model_dump(mode="json")])
+        read = step.step.inputs(step.place)
+        if read is not None:
+            inputs[f"{label} files"] = digest_of(read)
+        answer = lock.steps.get(f"{layer.name}/{index}")
+        if answer is not None:
+            inputs[f"{label} packages"] = _debs(answer)
+        for artifact in step.step.artifacts():
+            inputs[f"{label} artifact"] = "present" if artifact.sha256.lower() in present else "absent"
+    return inputs
+
+
+def _debs(answer: Resolution) -> str:
+    return digest_of([[deb.sha256 for deb in answer.debs], list(answer.removes)])
+
+
+def _changes(now: Mapping[str, str], before: Mapping[str, str] | None, *, parent_cached: bool) -> tuple[str, ...]:
+    """Return what differs from the last build; a layer that is the same as then follows the one below it."""
+    if before is None:
+        return ("never built",)
+    names: Sequence[str] = [*now, *(name for name in before if name not in now)]
+    found = tuple(name for name in names if now.get(name) != before.get(name))
+    return found or (("not in the cache any more",) if parent_cached else ("the layer below it",))
