@@ -50,9 +50,14 @@ class Emulation:
         shown: tuple[tuple[Path, str], ...] = ((self.qemu, "/run/pibuild/qemu"), (self.tools / "root", "/run/pibuild/tools"))
         return (*shown, (self.log, "/run/pibuild/log")) if self.log else shown
 
-    def lowers(self) -> tuple[Path, ...]:
-        """Return the bottom-most overlay directories: the loader and libraries of the stand-ins."""
-        return (self.tools / "lower",) if self.tools else ()
+    def lowers(self, *, full_perl: bool) -> tuple[Path, ...]:
+        """Return the bottom-most overlay directories: the loader and libraries of the stand-ins.
+
+        `full_perl`: the target has more of perl than its base package, so its native modules must be found too.
+        """
+        if self.tools is None:
+            return ()
+        return (self.tools / "lower", *((self.tools / "perl",) if full_perl else ()))
 
 
 NONE = Emulation(mode="none")

@@ -23,7 +23,7 @@ from builder.plan import BASE, FINISH, Plan, PlannedLayer
 from builder.recipe import RecipeStep
 from builder.run import Argv, CommandError, Completed
 from builder.steps.packages import PackagesStep
-from builder.tools_tree import native_paths
+from builder.tools_tree import is_libperl, native_paths
 
 _VISIBLE_TO_AUTHORS = ("perl", "bash", "python3", "dpkg-architecture")
 
@@ -84,13 +84,20 @@ def make_layer(shop: Workshop, plan: Plan, number: int) -> float:
             path.mkdir(parents=True)
         if layer.name == BASE:
             _begin_base(shop, plan, upper, scratch)
-        lowers = [*below, _harness(shop.cache), *shop.emulation.lowers()]
+        full_perl = any(is_libperl(deb.name) for answer in _answers_up_to(plan, number) for deb in answer.debs)
+        lowers = [*below, _harness(shop.cache), *shop.emulation.lowers(full_perl=full_perl)]
         with overlay(lowers, merged, upper=upper, work=work):
             _fill(shop, plan, layer, merged)
         _clamp_times(upper, plan.lock.epoch)
         write_json(scratch / "layer" / "meta.json", {"name": layer.name, "seconds": time.monotonic() - begun, "inputs": dict(layer.inputs)})
         commit(scratch / "layer", shop.layers / layer.key)
     return time.monotonic() - begun
+
+
+def _answers_up_to(plan: Plan, number: int) -> list[Resolution]:
+    """Return what the base and the layers below `number` have installed."""
+    layers = plan.layers[1:number]
+    return [*([plan.lock.base] if number else []), *(answer for layer in layers for answer in (layer.answers or {}).values())]
 
 
 def _begin_base(shop: Workshop, plan: Plan, upper: Path, scratch: Path) -> None:
@@ -152,6 +159,8 @@ def _versions(plan: Plan, layer: PlannedLayer, merged: Path) -> dict[str, str]:
         for deb in answer.debs:
             # a package that changes its version within the layer never stands in: either may be there
             found[deb.name] = deb.version if found.get(deb.name, deb.version) == deb.version else ""
+            if is_libperl(deb.name):
+                found["perl-base"] = ""  # its modules come and go while the layer is made
     return found
 
 

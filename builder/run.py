@@ -35,7 +35,7 @@ class CommandError(PibuildError):
 
     def __init__(self, completed: Completed, *, what: str, hint: str = "") -> None:
         self.completed = completed
-        said = "\n".join((completed.stderr or completed.stdout).strip().splitlines()[-20:])
+        said = "\n".join((completed.stderr or completed.stdout).strip().splitlines()[-40:])
         failure = f"exit code {completed.returncode}" if completed.returncode >= 0 else _signal_name(completed.returncode)
         message = f"{what + ': ' if what else ''}{shlex.join(completed.argv)}: {failure}"
         super().__init__(f"{message}\n{said}" if said else message, hint=hint)
@@ -50,6 +50,11 @@ class Completed:
     stdout: str
     stderr: str
     seconds: float
+
+    def raise_for_status(self, *, what: str = "", hint: str = "") -> None:
+        """Raise CommandError unless the exit code is 0."""
+        if self.returncode != 0:
+            raise CommandError(self, what=what, hint=hint)
 
 
 def _signal_name(returncode: int) -> str:
@@ -79,11 +84,13 @@ def run(  # noqa: PLR0913 - the one spawn path carries every knob
     merge: bool = False,
     timeout: float | None = None,
     pass_fds: Sequence[int] = (),
+    shown: Argv = (),
     hint: str = "",
 ) -> Completed:
     """Run a command to its end and return what it printed.
 
-    `env` is added to the scrubbed ENVIRONMENT; `merge` sends stderr into stdout in order. Raises CommandError on a
+    `env` is added to the scrubbed ENVIRONMENT; `merge` sends stderr into stdout in order; `shown` is the command a
+    person should read in its place. Raises CommandError on a
     non-zero exit when `check`, HostError when the program does not exist or runs past `timeout` seconds.
     """
     words = tuple(str(word) for word in argv)
@@ -107,14 +114,14 @@ def run(  # noqa: PLR0913 - the one spawn path carries every knob
     except subprocess.TimeoutExpired as error:
         raise HostError(f"{what + ': ' if what else ''}{shlex.join(words)}: no end after {timeout:g} s") from error
     completed = Completed(
-        argv=words,
+        argv=tuple(str(word) for word in shown) or words,
         returncode=ended.returncode,
         stdout=ended.stdout.decode(errors="replace"),
         stderr=(ended.stderr or b"").decode(errors="replace"),
         seconds=time.monotonic() - begun,
     )
-    if check and completed.returncode != 0:
-        raise CommandError(completed, what=what, hint=hint)
+    if check:
+        completed.raise_for_status(what=what, hint=hint)
     return completed
 
 

@@ -2,6 +2,7 @@
 
     tools/KEY/root/            the packages, unpacked (not configured)
     tools/KEY/lower/           loader and libraries at the paths the programs look for them; the bottom-most overlay directory
+    tools/KEY/perl/            the same for the modules of a full perl, for targets that have one
     tools/KEY/programs.json    {path in the target: [package, version]}
 
 A program stands in only where the target holds the same package in the same version. What a program's result says about
@@ -21,23 +22,24 @@ from builder.cache import Cache, commit, read_json, write_json
 from builder.hashing import digest_of
 from builder.run import find_tool, run
 
-VERSION = 3
+VERSION = 4
 PACKAGES = (
     "base-files", "bash", "bsdutils", "bzip2", "ca-certificates", "coreutils", "cpio", "dash", "debconf", "debianutils",
     "diffutils", "dpkg", "dracut-install", "findutils", "gpgv", "grep", "gzip", "hostname", "init-system-helpers",
-    "initramfs-tools-bin", "kmod", "libc-bin", "libperl5.40|libperl5.38|libperl5.36", "locales", "man-db", "mawk", "openssh-client", "openssl", "passwd", "perl-base",
+    "initramfs-tools-bin", "kmod", "libc-bin", "locales", "man-db", "mawk", "openssh-client", "openssl", "passwd", "perl-base",
     "procps", "python3-minimal", "sed", "shared-mime-info", "systemd", "tar", "udev", "ucf", "util-linux", "xz-utils", "zstd",
 )  # fmt: skip
 _DIRECTORIES = ("usr/bin", "usr/sbin", "usr/lib/dracut", "usr/lib/systemd", "usr/lib/initramfs-tools")
 # What tells of the machine, or reads and writes the target's own libraries: always emulated.
 _EMULATED = frozenset(
     "uname arch ldconfig ldconfig.real ischroot getconf ldd nproc lscpu setarch linux32 linux64 i386 x86_64 perlbug "
-    "dpkg-architecture systemd-detect-virt getent chroot unshare nsenter su runuser login sudo mount umount".split()
+    "dpkg-architecture kernel-install systemd-detect-virt getent chroot unshare nsenter su runuser login sudo mount umount".split()
 )
 # Programs that ask for the architecture they were built for; the name is compiled in and has the same length.
 _PATCHED = ("dpkg", "dpkg-deb", "dpkg-query", "dpkg-divert", "dpkg-split", "dpkg-statoverride", "dpkg-trigger", "update-alternatives")
 _ELF = b"\x7fELF"
-_PYTHON = "usr/bin/python3."
+_LIBPERL = "?name(^libperl5[.][0-9]+$)"
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
 
 def resolve_tools(apt: Apt) -> tuple[Deb, ...]:
@@ -45,8 +47,7 @@ def resolve_tools(apt: Apt) -> tuple[Deb, ...]:
     memo = apt.cache.resolutions / f"tools-{digest_of([VERSION, list(PACKAGES), apt.release_digest()])[:32]}.json"
     known = read_json(memo)
     if known is None:
-        names = tuple(name for name in PACKAGES if "|" not in name)
-        known = apt.resolve(Request(install=("?essential", *names, "?name(^libperl5[.][0-9]+$)"))).to_json()
+        known = apt.resolve(Request(install=("?essential", *PACKAGES, _LIBPERL))).to_json()
         write_json(memo, known)
     return tuple(Deb(**fields) for fields in known["debs"])
 
@@ -64,7 +65,11 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
             (root / "usr" / link).mkdir(parents=True)
             (root / link).symlink_to(f"usr/{link}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda deb: run([unpack, "-x", cache.archives / deb.archive_name, root]), debs))
+            places = [work / "tree" / "perl" if is_libperl(deb.name) else root for deb in debs]
+            list(pool.map(lambda deb, place: run([unpack, "-x", cache.archives / deb.archive_name, place]), debs, places))
+        for path in (work / "tree" / "perl" / "usr").iterdir():
+            if path.name != "lib":
+                shutil.rmtree(path)
         for name in _PATCHED:
             _patch(root / "usr/bin" / name)
         programs = _programs(cache, root, debs)
@@ -72,6 +77,11 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
         _make_lower(root, work / "tree" / "lower")
         commit(work / "tree", final)
     return final
+
+
+def is_libperl(package: str) -> bool:
+    """Return whether a package holds the compiled modules of a full perl."""
+    return package.startswith("libperl5.")
 
 
 def native_paths(tools: Path, versions: Mapping[str, str], *, without: Iterable[str] = ()) -> list[str]:
@@ -102,9 +112,10 @@ def _programs(cache: Cache, root: Path, debs: Sequence[Deb]) -> dict[str, list[s
         for line in listed.splitlines():
             words = line.split(maxsplit=5)
             path = _merged(words[5].removeprefix("./"))
-            if not words[0].startswith("-") or not path.startswith(_DIRECTORIES) or path.rpartition("/")[2] in _EMULATED:
+            name = path.rpartition("/")[2]
+            if not path.startswith(_DIRECTORIES) or name in _EMULATED or name.startswith("apt") or is_libperl(deb.name):
                 continue
-            if words[0][3] != "s" and (root / path).read_bytes()[:4] == _ELF and _may_stand_in(path):
+            if words[0].startswith("-") and words[0][3] != "s" and (root / path).read_bytes()[:4] == _ELF and _may_stand_in(path):
                 found[f"/{path}"] = [deb.name, deb.version]
     return found
 
@@ -119,9 +130,7 @@ def _merged(path: str) -> str:
 
 
 def _make_lower(root: Path, lower: Path) -> None:
-    libraries = "usr/lib/x86_64-linux-gnu"
     (lower / "usr/lib64").mkdir(parents=True)
     (lower / "lib64").symlink_to("usr/lib64")
-    shutil.copytree(root / libraries, lower / libraries, symlinks=True)
-    loader = "usr/lib64/ld-linux-x86-64.so.2"
-    shutil.copy2(root / libraries / "ld-linux-x86-64.so.2", lower / loader)
+    shutil.copytree(root / _LIBRARIES, lower / _LIBRARIES, symlinks=True)
+    shutil.copy2(root / _LIBRARIES / "ld-linux-x86-64.so.2", lower / "usr/lib64/ld-linux-x86-64.so.2")
