@@ -45,6 +45,7 @@ class BuildOptions:
     artifacts: tuple[Path, ...] = ()
     refresh: bool = False
     offline: bool = False
+    emulation_log: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +205,7 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
     try:
         distribution, suite = _release(plan)
         apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", offline=options.offline)
-        return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)))
+        return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)), log=options.emulation_log)
     except FetchError as error:
         if options.emulation == "native-tools":
             raise

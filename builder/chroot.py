@@ -47,7 +47,8 @@ class Chroot:
         Raises CommandError on a non-zero exit code when `check`. With `network` the host's network and resolver are
         there; without, only a loopback device.
         """
-        binds = [*self.binds, *(Bind(source=s, target=t) for s, t in self.emulation.binds())]
+        log = self.emulation.log
+        binds = [*self.binds, *(Bind(source=s, target=t, writable=s == log) for s, t in self.emulation.binds())]
         if network:
             binds.extend(_resolver(self.root))
         spec = {

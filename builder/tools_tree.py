@@ -12,6 +12,7 @@ the machine (uname, the architecture of dpkg) decides whether it may be here at 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,8 +95,13 @@ def native_paths(tools: Path, versions: Mapping[str, str], *, without: Iterable[
     return [
         path
         for path, (package, version) in programs.items()
-        if versions.get(package) == version and not path.rpartition("/")[2].startswith(excluded or ("\0",))
+        if _source_version(versions.get(package, "")) == _source_version(version) and not path.rpartition("/")[2].startswith(excluded or ("\0",))
     ]
+
+
+def _source_version(version: str) -> str:
+    """Return a version without the mark of a rebuild (`+b1`), which each architecture counts for itself."""
+    return re.sub(r"\+b[0-9]+$", "", version)
 
 
 def _patch(program: Path) -> None:
