@@ -204,7 +204,7 @@ def _kpartx(image: Path, root: Partition, at: Path) -> Iterator[None]:
     missing = _kpartx_missing()
     if missing is not None:
         raise missing
-    with _recorded(image):
+    with _recorded(image) as identity:
         try:
             said = run(
                 [find_tool("kpartx", package="kpartx"), "-a", "-r", "-s", "-v", image], what="mapping partitions"
@@ -217,58 +217,64 @@ def _kpartx(image: Path, root: Partition, at: Path) -> Iterator[None]:
             try:
                 for name in nodes:
                     run(["dmsetup", "remove", "--deferred", name])
-                for loop in _loops_of(image):
+                for loop in _loops_of(identity):
                     run(["losetup", "--detach", Path("/dev") / loop])  # in use: it detaches itself after that
                 yield
             finally:
                 unmount(at)
-                _wait_unmapped(image)
+                _wait_unmapped(identity)
         finally:
-            _unmap(image)
+            _unmap(identity)
 
 
-def _loops_of(image: Path) -> list[str]:
-    """Return the loop devices whose backing file an image is or was: `loop0`, …."""
-    found = []
-    for backing in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
-        with contextlib.suppress(FileNotFoundError):  # detached meanwhile
-            if backing.read_text().rstrip("\n").removesuffix(" (deleted)") == str(image):
-                found.append(backing.parent.parent.name)
-    return found
+def _identity(image: Path) -> str:
+    """Return a file's inode and device as losetup writes them: its path is lost with its mount namespace."""
+    status = image.stat()
+    return f"{status.st_ino} {os.major(status.st_dev)}:{os.minor(status.st_dev)}"
 
 
-def _wait_unmapped(image: Path) -> None:
+def _loops_of(identity: str) -> list[str]:
+    """Return the loop devices on the file with an `_identity`, deleted or not: `loop0`, …."""
+    listed = run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"]).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [Path(row[0]).name for row in rows if row[1:] == identity.split()]
+
+
+def _wait_unmapped(identity: str) -> None:
     end = time.monotonic() + _SETTLE
-    while _loops_of(image) and time.monotonic() < end:
+    while _loops_of(identity) and time.monotonic() < end:
         time.sleep(0.02)
 
 
-def _unmap(image: Path) -> None:
-    """Remove every node and loop device of an image that is still there."""
-    for loop in _loops_of(image):
+def _unmap(identity: str) -> None:
+    """Remove every partition node and loop device of an image that is still there."""
+    for loop in _loops_of(identity):
         for name in sorted((Path("/sys/block") / loop / "holders").glob("*/dm/name")):
             run(["dmsetup", "remove", "--retry", name.read_text().strip()])
-        if loop in _loops_of(image):
+        if loop in _loops_of(identity):
             run(["losetup", "--detach", Path("/dev") / loop])
+    if not Path("/run/udev/control").exists():
+        run(["dmsetup", "mknodes"])  # without udev, nodes outlive deferred removal
 
 
 @contextlib.contextmanager
-def _recorded(image: Path) -> Iterator[None]:
-    """Keep a locked note of an image being mapped; first undo what processes that are gone had noted."""
+def _recorded(image: Path) -> Iterator[str]:
+    """Keep a locked note of the image being mapped, and give its identity; first undo what dead processes had noted."""
     _RECORDS.mkdir(parents=True, exist_ok=True)
     for record in _RECORDS.glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), record.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _unmap(Path(file.read()))
+            _unmap(file.read())
             record.unlink(missing_ok=True)
+    identity = _identity(image)
     record = _RECORDS / f"{os.getpid()}-{time.monotonic_ns()}"
     unlocked = record.with_name(f".{record.name}")
     with unlocked.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(str(image))
+        file.write(identity)
         file.flush()
         unlocked.rename(record)
         try:
-            yield
+            yield identity
         finally:
             record.unlink(missing_ok=True)

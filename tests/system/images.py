@@ -185,6 +185,9 @@ def make_image(tree: Path, image: Path, style: Style) -> Path:
         f"offset={root_start}",
     ]
     run([*ext4, image, f"{ROOT_SIZE // 1024}K"])
+    for which in ("mtime", "mtime_extra"):  # mke2fs gives the root directory the time it is run at
+        seconds = f"@{int(tree.stat().st_mtime)}" if which == "mtime" else "0"
+        run(["debugfs", "-w", "-R", f"set_inode_field <2> {which} {seconds}", f"{image}?offset={root_start}"])
     return image
 
 

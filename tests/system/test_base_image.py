@@ -291,7 +291,7 @@ def test_a_failure_inside_leaves_nothing(made: Made, tmp_path: Path) -> None:
 
 
 def loops(image: Path) -> list[str]:
-    return attach._loops_of(image)
+    return attach._loops_of(attach._identity(image))
 
 
 HOLD = """
@@ -315,6 +315,21 @@ def test_a_kill_leaves_nothing(made: Made, tmp_path: Path, method: str) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         until(lambda: not loops(image))
+
+
+KILL_BETWEEN = "import os; from builder import attach; attach._mount = lambda *_: os.kill(os.getpid(), 9)"
+
+
+@pytest.mark.needs("device-mapper")
+def test_what_a_kill_between_mapping_and_mounting_leaves_goes_with_the_next_run(made: Made, tmp_path: Path) -> None:
+    image, scratch = made.images[UBUNTU.name], tmp_path / "scratch"
+    scratch.mkdir()
+    argv: list[str | Path] = [sys.executable, "-c", KILL_BETWEEN + HOLD, image, "kpartx", scratch, tmp_path / "never"]
+    assert run(["unshare", "--mount", *argv], cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
+    assert loops(image)
+    bring(image, tmp_path / "next", "kpartx")
+    assert not loops(image)
+    assert not list(attach._RECORDS.iterdir())
 
 
 def until(condition: Callable[[], bool]) -> None:
