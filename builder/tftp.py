@@ -1,7 +1,7 @@
 """A small TFTP client that asks as a Raspberry Pi's bootloader does.
 
-RFC 1350 with option negotiation (2347), blksize (2348) and tsize (2349); reading only, mode octet. Recorded from
-boards: the options come as `tsize 0`, `blksize 1024` or 1468, and a file is opened, aborted with ERROR 0 and opened again.
+RFC 1350 with option negotiation (2347), blksize (2348) and tsize (2349); reading only, mode octet. Boards were
+recorded to send `tsize 0`, `blksize 1024` or 1468, and to open a file, abort it with ERROR 0 and open it again.
 """
 
 from __future__ import annotations

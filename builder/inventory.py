@@ -1,0 +1,225 @@
+"""The inventory: cluster.yaml read, checked as a whole, and every node's settings resolved.
+
+A node's name is its host name: lower-case letters, digits and hyphens, since DHCP, Kubernetes and certificates take
+nothing else. A name written with capitals or underscores (`mlops_master`) is taken: the host name is made of it
+(`mlops-master`), and the written name stays an alias that every command, ssh and the hosts files know.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from types import MappingProxyType
+
+from builder.complaints import did_you_mean
+from builder.errors import InputError, Mark, Problem
+from builder.inventory_checks import Checks
+from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, NodeEntry, Settings
+from builder.inventory_names import AddressRange, hostname, mac_of, range_of, serial_of
+from builder.yamlfile import Document, in_file_order, load, validate
+
+DEFAULT_PATHS = (Path("cluster.yaml"), Path("/etc/pibuild/cluster.yaml"))
+ADDING = ("labels", "cmdline")  # what adds up over the levels instead of being replaced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One board with everything it inherits.
+
+    `name` is its host name, `aliases` what else it is called. `serial` is 8 lower-case hex digits, `mac` lower-case
+    with colons. `port` is its port on the switch.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    serial: str
+    mac: str
+    address: IPv4Address
+    port: int | None
+    role: str
+    groups: tuple[str, ...]
+    board: str
+    image: str
+    site: str
+    user: str
+    boot: str
+    root: str
+    persist: tuple[str, ...]
+    cmdline: tuple[str, ...]
+    backup: bool
+    labels: Mapping[str, str]
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """A checked cluster.yaml: `nodes` in the order of the file, `pools` the ranges that no node's address is in."""
+
+    path: Path
+    cluster: Cluster
+    subnet: IPv4Network
+    gateway: IPv4Address
+    dns: tuple[IPv4Address, ...]
+    pools: Mapping[str, AddressRange]
+    nodes: tuple[Node, ...]
+    document: Document
+    file: InventoryFile
+
+    def node(self, name: str) -> Node:
+        """Return the node of a name or alias. Raises InputError."""
+        for node in self.nodes:
+            if name == node.name or name in node.aliases:
+                return node
+        known = [called for node in self.nodes for called in (node.name, *node.aliases)]
+        meant = did_you_mean(name, known)
+        raise InputError(Problem(message=f"no node '{name}' in {self.path}{meant}", hint="pibuild node list"))
+
+    def select(
+        self, names: Iterable[str] = (), *, role: str | None = None, group: str | None = None, everything: bool = False
+    ) -> tuple[Node, ...]:
+        """Return the nodes that are named, have the role, or are in the group, in the order of the file.
+
+        Raises InputError for a name, role or group that is not there.
+        """
+        for word, what, known in (
+            (role, "role", {node.role for node in self.nodes}),
+            (group, "group", self.file.groups),
+        ):
+            if word is not None and word not in known:
+                raise InputError(Problem(message=f"no node has the {what} '{word}'{did_you_mean(word, known)}"))
+        named = {self.node(name).name for name in names}
+        return tuple(
+            node
+            for node in self.nodes
+            if everything or node.name in named or node.role == role or (group is not None and group in node.groups)
+        )
+
+    @property
+    def login(self) -> Node:
+        """The node that serves the others."""
+        return self.node(self.cluster.servers.login.node)
+
+    @property
+    def backup(self) -> Node | None:
+        """The node that answers when the login node is dead."""
+        server = self.cluster.servers.backup
+        return self.node(server.node) if server else None
+
+
+def find_inventory(given: Path | None = None) -> Path:
+    """Return the inventory to use: the given one, ./cluster.yaml, or /etc/pibuild/cluster.yaml. Raises InputError."""
+    if given is not None:
+        return given
+    for path in DEFAULT_PATHS:
+        if path.is_file():
+            return path
+    places = " and ".join(str(path) for path in DEFAULT_PATHS)
+    raise InputError(Problem(message=f"no inventory: neither {places} exists", hint="name it: --cluster FILE"))
+
+
+def load_inventory(path: Path) -> Inventory:
+    """Read and check an inventory. Raises InputError with every problem, in the order of the file."""
+    document = load(path)
+    file = validate(InventoryFile, document)
+    checks = Checks(file=file, document=document)
+    checks.run()
+    if checks.problems:
+        raise InputError(*in_file_order(checks.problems))
+    return _resolve(path, document, file)
+
+
+def _resolve(path: Path, document: Document, file: InventoryFile) -> Inventory:
+    cluster = file.cluster
+    gateway = IPv4Address(cluster.gateway)
+    written = {"services": cluster.pools.services, "dynamic": cluster.pools.dynamic}
+    pools = {name: range_of(text) for name, text in written.items() if text}
+    levels = _Levels(file)
+    return Inventory(
+        path=path,
+        cluster=cluster,
+        subnet=IPv4Network(cluster.subnet),
+        gateway=gateway,
+        dns=tuple(IPv4Address(server) for server in cluster.dns) or (gateway,),
+        pools=MappingProxyType(pools),
+        nodes=tuple(_node(entry, levels, document.mark(("nodes", index))) for index, entry in enumerate(file.nodes)),
+        document=document,
+        file=file,
+    )
+
+
+class _Levels:
+    """What nodes inherit, worked out once for each combination of role and groups."""
+
+    def __init__(self, file: InventoryFile) -> None:
+        self.file = file
+        self.known: dict[tuple[str, ...], Mapping[str, object]] = {}
+
+    def inherited(self, entry: NodeEntry) -> Mapping[str, object]:
+        key = (entry.role, *entry.groups)
+        if key not in self.known:
+            self.known[key] = merged([set_in(settings) for _, settings in inherits(self.file, entry)])
+        return self.known[key]
+
+
+def inherits(file: InventoryFile, entry: NodeEntry) -> list[tuple[tuple[str, ...], Settings]]:
+    """Return what a node inherits from, the nearest first: path in the file and settings."""
+    groups: list[tuple[tuple[str, ...], Settings]] = [
+        (("groups", group), file.groups[group]) for group in entry.groups if group in file.groups
+    ]
+    role = [(("roles", entry.role), file.roles[entry.role])] if entry.role in file.roles else []
+    return [*groups, *role, (("defaults",), file.defaults)]
+
+
+def set_in(settings: Settings) -> dict[str, object]:
+    """Return what is written there, of the fields that are inherited; an empty value (null) counts as not written."""
+    written = {name: getattr(settings, name) for name in settings.model_fields_set if name in BUILT_IN}
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def merged(levels: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
+    """Lay settings over each other, the nearest first; labels and the kernel's words add up."""
+    listed = [*levels, BUILT_IN]
+    result = dict(ChainMap(*(dict(level) for level in listed)))
+    words: list[str] = []
+    labels: dict[str, str] = {}
+    for level in reversed(listed):
+        words += [word for word in _strings(level.get("cmdline", [])) if word not in words]
+        labels.update(_labels(level.get("labels", {})))
+    return {**{name: value for name, value in result.items() if name not in ADDING}, "cmdline": words, "labels": labels}
+
+
+def _strings(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _labels(value: object) -> dict[str, str]:
+    return {str(key): str(label) for key, label in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _node(entry: NodeEntry, levels: _Levels, mark: Mark) -> Node:
+    settings = merged([set_in(entry), levels.inherited(entry)])
+    name = hostname(entry.name)
+    return Node(
+        name=name,
+        aliases=tuple(dict.fromkeys(alias for alias in (entry.name, *entry.aliases) if alias != name)),
+        serial=serial_of(entry.serial),
+        mac=mac_of(entry.mac),
+        address=IPv4Address(entry.address),
+        port=entry.port,
+        role=entry.role,
+        groups=tuple(entry.groups),
+        board=str(settings["board"]),
+        image=str(settings["image"]),
+        site=str(settings["site"]),
+        user=str(settings["user"]),
+        boot=str(settings["boot"]),
+        root=str(settings["root"]),
+        persist=tuple(_strings(settings["persist"])),
+        cmdline=tuple(_strings(settings["cmdline"])),
+        backup=bool(settings["backup"]),
+        labels=MappingProxyType(_labels(settings["labels"])),
+        mark=mark,
+    )
