@@ -251,7 +251,7 @@ def power_of_two(size: int) -> int:
 
 def _overlay(image: Path, at: Path, size: int) -> Path:
     """Make a copy-on-write disk of `size` bytes on top of the image."""
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", at, str(size)])
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", image.absolute(), "-F", "raw", at, str(size)])
     return at
 
 

@@ -23,6 +23,7 @@ from builder.plan import BASE, FINISH, Plan, PlannedLayer
 from builder.recipe import RecipeStep
 from builder.run import Argv, CommandError, Completed
 from builder.steps.packages import PackagesStep
+from builder.steps.run import RunStep
 from builder.tools_tree import is_libperl, native_paths
 
 _VISIBLE_TO_AUTHORS = ("perl", "bash", "python3", "dpkg-architecture")
@@ -114,12 +115,12 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
     versions = _versions(plan, layer, merged)
     chroot = Chroot(root=merged, emulation=shop.emulation, native=_native(shop, versions), env=env)
     authors = replace(chroot, native=_native(shop, versions, without=_VISIBLE_TO_AUTHORS))
-    target = LayerTarget(root=merged, chroot=authors, artifacts=shop.artifacts)
+    target = LayerTarget(root=merged, chroot=chroot, artifacts=shop.artifacts)
     if layer.name == BASE and shop.image is None:
         install(chroot, plan.lock.base, shop.cache.archives, first=True)
         write_sources(merged, plan.recipe.base, plan.lock.sources)
     for index, step in enumerate(layer.steps):
-        target.step = step
+        target.step, target.chroot = step, authors if isinstance(step.step, RunStep) else chroot
         _apply(target, step, chroot, (layer.answers or {}).get(index), shop)
     if layer.name == FINISH:
         finish(merged)
