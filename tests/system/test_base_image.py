@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import attach
+from builder import attach, mounts
 from builder.attach import Method, attached
 from builder.base_image import BaseFacts, PartitionFacts, ingest, obtain_image, resolve_image, unpack
 from builder.errors import FetchError, HostError, InputError
@@ -43,6 +44,25 @@ class Made:
 
 def without_boot(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[object, ...]]:
     return {path: what for path, what in tree.items() if not path.startswith("boot/firmware")}
+
+
+@pytest.fixture(autouse=True)
+def mount_namespace() -> Iterator[None]:
+    """Mount as a build does, in a namespace of our own: a neighbour's new namespace would copy our mounts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    directory = Path.cwd()
+    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
+    try:
+        assert libc.unshare(mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+        mounts.mount("none", Path("/"), flags=mounts.MS_REC | mounts.MS_PRIVATE)
+        before = Path("/proc/thread-self/mountinfo").read_text()
+        yield
+        left = Path("/proc/thread-self/mountinfo").read_text()
+        assert libc.setns(outside, mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+        os.chdir(directory)
+        assert left == before
+    finally:
+        os.close(outside)
 
 
 @pytest.fixture(scope="module")
