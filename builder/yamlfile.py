@@ -14,7 +14,7 @@ from builder.complaints import YamlPath, complaints
 from builder.errors import InputError, Mark, Problem
 from builder.yamlcompose import TAG, compose, mark_at, node_mark, scalar
 
-_MAX_VALUES = 200_000  # what aliases may unfold to
+_MAX_VALUES = 500_000  # what aliases may unfold to
 
 Model = TypeVar("Model", bound=BaseModel)
 
