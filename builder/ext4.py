@@ -26,7 +26,7 @@ _INODE = 256
 _GROUP = 8 * BLOCK  # blocks in a group: one block of bitmap
 _INODE_RATIO = 16384
 _CONFIG = Path(__file__).parent / "mke2fs.conf"
-_SCANNED = MIB  # files from this size on are searched for blocks of zeros, which take no room
+_SCANNED = 16 * MIB  # files from this size on are searched for blocks of zeros, which take no room
 _FAST_SYMLINK = 60  # bytes of i_block
 _DIRECTORY_BLOCK = BLOCK - 12 - 264  # less the checksum and the most that can stay unused at the end
 
@@ -73,7 +73,7 @@ def measure(source: Path, entries: Sequence[Entry]) -> Usage:
         inodes += 1
         if entry.kind == "file":
             data = nonzero_blocks(source / entry.path) if entry.size >= _SCANNED else -(-entry.size // BLOCK)
-            blocks += data + (1 + data // 128 if data > _SCANNED // BLOCK else 0)  # room for extents of a sparse file
+            blocks += data + (1 + data // 128 if entry.size >= _SCANNED else 0)  # room for extents of a sparse file
         elif entry.kind == "symlink" and len(os.fsencode(entry.target)) >= _FAST_SYMLINK:
             blocks += 1
         blocks += bool(entry.xattrs)

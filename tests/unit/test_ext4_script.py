@@ -95,15 +95,15 @@ def test_what_is_left_out() -> None:
 
 
 def test_a_reckoning_counts_each_inode_once(tmp_path: Path) -> None:
-    (tmp_path / "zeros").write_bytes(bytes(4 * MIB))
+    (tmp_path / "zeros").write_bytes(bytes(16 * MIB))
     entries = [
         DIRECTORY,
         replace(FILE, path="one", size=4097, link="one"),
         replace(FILE, path="two", size=4097, link="one"),
-        replace(FILE, path="zeros", size=4 * MIB),
+        replace(FILE, path="zeros", size=16 * MIB),
         replace(FILE, path="link", kind="symlink", target="x" * 60),
     ]
-    assert measure(tmp_path, entries) == Usage(blocks=1 + 2 + 1, inodes=12 + 4)
+    assert measure(tmp_path, entries) == Usage(blocks=1 + 2 + 1 + 1, inodes=12 + 4)
 
 
 def test_sizes_grow_with_what_is_in_them() -> None:
