@@ -124,7 +124,9 @@ class Apt:
         done = self._apt("apt-get", ["install", "--simulate", "-y", "-q", *options, *words], check=False)
         if done.returncode != 0:
             said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())[-1500:]
-            raise StepError(f"packages cannot be resolved: {' '.join(words)}\n{said}", hint="check the names and the sources")
+            raise StepError(
+                f"packages cannot be resolved: {' '.join(words)}\n{said}", hint="check the names and the sources"
+            )
         wanted = [(m["name"].split(":")[0], m["version"]) for m in map(_INSTALL.match, done.stdout.splitlines()) if m]
         removes = tuple(m["name"].split(":")[0] for m in map(_REMOVE.match, done.stdout.splitlines()) if m)
         return Resolution(debs=tuple(self._describe(wanted)), removes=removes)
@@ -148,7 +150,10 @@ class Apt:
         missing = [deb for deb in debs if not is_present(self.cache.archives, deb)]
         if not missing:
             return
-        names = [f"{deb.name}:{deb.architecture}={deb.version}" if deb.architecture != "all" else f"{deb.name}={deb.version}" for deb in missing]
+        names = [
+            f"{deb.name}:{deb.architecture}={deb.version}" if deb.architecture != "all" else f"{deb.name}={deb.version}"
+            for deb in missing
+        ]
         with self.cache.scratch("download") as work:
             for begin in range(0, len(names), 200):
                 done = self._apt("apt-get", ["download", "-q", *names[begin : begin + 200]], cwd=work, check=False)
@@ -160,7 +165,9 @@ class Apt:
             for deb in missing:
                 fetched = work / deb.archive_name
                 if not fetched.exists() or file_digest(fetched) != deb.sha256:
-                    raise FetchError(f"{deb.archive_name}: the archive's file is not the one the lock names ({deb.sha256})")
+                    raise FetchError(
+                        f"{deb.archive_name}: the archive's file is not the one the lock names ({deb.sha256})"
+                    )
                 fetched.rename(self.cache.archives / deb.archive_name)
 
     def _configuration(self) -> str:

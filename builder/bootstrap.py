@@ -63,7 +63,9 @@ def install(chroot: Chroot, answer: Resolution, archives: Path, *, first: bool =
     if answer.removes:
         shop.run([*_DPKG, "--force-depends", "--purge", *answer.removes])
     if answer.debs:
-        ordered = sorted(answer.debs, key=lambda deb: (_FIRST.index(deb.name) if deb.name in _FIRST else len(_FIRST), deb.name))
+        ordered = sorted(
+            answer.debs, key=lambda deb: (_FIRST.index(deb.name) if deb.name in _FIRST else len(_FIRST), deb.name)
+        )
         paths = [f"{ARCHIVES}/{deb.archive_name}" for deb in ordered]
         force = ["--force-depends"] if first else ["--force-depends", "--auto-deconfigure"]
         shop.run([*_DPKG, *force, "--unpack", *paths])

@@ -23,7 +23,7 @@ from builder.mounts import enter_namespaces
 from builder.plan import Plan, make_plan, remember_plan
 from builder.publish import Published, PublishRequest, find_published, publish
 from builder.recipe import Recipe, load_recipe
-from builder.recipe_models import BaseImage, Bootstrap
+from builder.recipe_models import BaseImage
 from builder.run import require_root
 from builder.tools_tree import make_tools_tree, resolve_tools
 from builder.tree import compare
@@ -75,7 +75,9 @@ class Built:
         """Return what a person reads at the end: where, how big, how long, what next."""
         published = self.published
         lines = [f"{'layer':<16}{'seconds':>9}  state"]
-        lines += [f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers]
+        lines += [
+            f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers
+        ]
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
         lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
@@ -127,7 +129,9 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     return Built(
         recipe=recipe.name,
         published=published,
-        layers=tuple(LayerReport(name=x.name, key=x.key, made=x.name in made, seconds=times[x.name]) for x in plan.layers),
+        layers=tuple(
+            LayerReport(name=x.name, key=x.key, made=x.name in made, seconds=times[x.name]) for x in plan.layers
+        ),
         emulation=shop.emulation.mode if made else "not needed: every layer was cached",
         seconds=time.monotonic() - begun,
         publish_seconds=time.monotonic() - publish_begun,
@@ -183,16 +187,11 @@ def _download(plan: Plan, cache: Cache, options: BuildOptions, *, everything: bo
         if everything or not layer.cached:
             needed += [deb for answer in (layer.answers or {}).values() for deb in answer.debs]
     if needed:
-        distribution, suite = _release(plan)
-        apt = open_archive(cache, distribution, suite, plan.recipe, "arm64", offline=options.offline or options.lock is None)
+        distribution, suite = plan.lock.release
+        apt = open_archive(
+            cache, distribution, suite, plan.recipe, "arm64", offline=options.offline or options.lock is None
+        )
         apt.download(needed)
-
-
-def _release(plan: Plan) -> tuple[str, str]:
-    base = plan.recipe.base
-    if isinstance(base, Bootstrap):
-        return base.distribution, base.suite
-    return plan.lock.recipe_release
 
 
 def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulation:
@@ -200,10 +199,12 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
         return full_emulation()
     if not can_use_native_tools():
         if options.emulation == "native-tools":
-            raise StepError("native tools need an x86-64 host with Linux 6.7 or newer", hint="--emulation full works here")
+            raise StepError(
+                "native tools need an x86-64 host with Linux 6.7 or newer", hint="--emulation full works here"
+            )
         return full_emulation()
     try:
-        distribution, suite = _release(plan)
+        distribution, suite = plan.lock.release
         apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", offline=options.offline)
         return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)), log=options.emulation_log)
     except FetchError as error:

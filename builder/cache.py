@@ -1,12 +1,12 @@
 """What pibuild keeps between runs, and how a result gets its final name.
 
-    layers/KEY/{meta.json,fs/}   finished layers, named by their key
-    archives/                    .deb files, shared by all recipes
-    artifacts/SHA256             downloads, named by their checksum
-    resolutions/KEY.json         what the archive answered for a set of packages
-    lists/KEY/                   apt's package lists
-    tools/KEY/                   native tools trees and the launcher
-    tmp/                         work in progress; each directory is locked by the process that fills it
+layers/KEY/{meta.json,fs/}   finished layers, named by their key
+archives/                    .deb files, shared by all recipes
+artifacts/SHA256             downloads, named by their checksum
+resolutions/KEY.json         what the archive answered for a set of packages
+lists/KEY/                   apt's package lists
+tools/KEY/                   native tools trees and the launcher
+tmp/                         work in progress; each directory is locked by the process that fills it
 """
 
 from __future__ import annotations
@@ -76,7 +76,15 @@ class Cache:
     def prepare(self) -> None:
         """Create the directories and sweep what dead processes left. Raises HostError where that is not allowed."""
         try:
-            for path in (self.layers, self.archives, self.artifacts, self.resolutions, self.lists, self.tools, self.tmp):
+            for path in (
+                self.layers,
+                self.archives,
+                self.artifacts,
+                self.resolutions,
+                self.lists,
+                self.tools,
+                self.tmp,
+            ):
                 path.mkdir(parents=True, exist_ok=True)
         except PermissionError as error:
             raise HostError(

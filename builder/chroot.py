@@ -61,7 +61,9 @@ class Chroot:
             "native": list(self.native),
         }
         # the JSON is the stage's only argument: what a person sees in an error is the program's own command line
-        completed = run([sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv)
+        completed = run(
+            [sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv
+        )
         if check:
             completed.raise_for_status(hint=crash_hint(completed))
         return completed

@@ -47,7 +47,10 @@ class Emulation:
         """Return what a root must see below /run/pibuild: (host path, path inside)."""
         if self.launcher is None or self.qemu is None or self.tools is None:
             return ()
-        shown: tuple[tuple[Path, str], ...] = ((self.qemu, "/run/pibuild/qemu"), (self.tools / "root", "/run/pibuild/tools"))
+        shown: tuple[tuple[Path, str], ...] = (
+            (self.qemu, "/run/pibuild/qemu"),
+            (self.tools / "root", "/run/pibuild/tools"),
+        )
         return (*shown, (self.log, "/run/pibuild/log")) if self.log else shown
 
     def lowers(self, *, full_perl: bool) -> tuple[Path, ...]:

@@ -63,7 +63,9 @@ class LayerTarget:
         try:
             return self.chroot.run(argv, network=network, input=input, env=env)
         except CommandError as error:
-            raise StepError(f"{_where(self.step)}{error.message}", hint=error.hint or crash_hint(error.completed)) from error
+            raise StepError(
+                f"{_where(self.step)}{error.message}", hint=error.hint or crash_hint(error.completed)
+            ) from error
 
     def fetched(self, sha256: str) -> Path | None:
         """Return the file of an artifact, None where it is optional and could not be had."""
@@ -90,7 +92,10 @@ def make_layer(shop: Workshop, plan: Plan, number: int) -> float:
         with overlay(lowers, merged, upper=upper, work=work):
             _fill(shop, plan, layer, merged)
         _clamp_times(upper, plan.lock.epoch)
-        write_json(scratch / "layer" / "meta.json", {"name": layer.name, "seconds": time.monotonic() - begun, "inputs": dict(layer.inputs)})
+        write_json(
+            scratch / "layer" / "meta.json",
+            {"name": layer.name, "seconds": time.monotonic() - begun, "inputs": dict(layer.inputs)},
+        )
         commit(scratch / "layer", shop.layers / layer.key)
     return time.monotonic() - begun
 
@@ -98,7 +103,10 @@ def make_layer(shop: Workshop, plan: Plan, number: int) -> float:
 def _answers_up_to(plan: Plan, number: int) -> list[Resolution]:
     """Return what the base and the layers below `number` have installed."""
     layers = plan.layers[1:number]
-    return [*([plan.lock.base] if number else []), *(answer for layer in layers for answer in (layer.answers or {}).values())]
+    return [
+        *([plan.lock.base] if number else []),
+        *(answer for layer in layers for answer in (layer.answers or {}).values()),
+    ]
 
 
 def _begin_base(shop: Workshop, plan: Plan, upper: Path, scratch: Path) -> None:
@@ -111,7 +119,11 @@ def _begin_base(shop: Workshop, plan: Plan, upper: Path, scratch: Path) -> None:
 
 
 def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None:
-    env = {"SOURCE_DATE_EPOCH": str(plan.lock.epoch), "DEBIAN_FRONTEND": "noninteractive", "DEBCONF_NONINTERACTIVE_SEEN": "true"}
+    env = {
+        "SOURCE_DATE_EPOCH": str(plan.lock.epoch),
+        "DEBIAN_FRONTEND": "noninteractive",
+        "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    }
     versions = _versions(plan, layer, merged)
     chroot = Chroot(root=merged, emulation=shop.emulation, native=_native(shop, versions), env=env)
     authors = replace(chroot, native=_native(shop, versions, without=_VISIBLE_TO_AUTHORS))
@@ -179,13 +191,18 @@ def _harness(cache: Cache) -> Path:
 
 
 def _clamp_times(root: Path, epoch: int) -> None:
-    """Give what is newer than the epoch (seconds) the epoch as its modification time; whiteouts are left alone."""
-    for directory, names, files in os.walk(root):
-        for name in (*names, *files, "."):
+    """Give directories, and files newer than the epoch (seconds), the epoch as modification time.
+
+    A directory's time says in which order its entries came, which packages unpacked side by side do not keep. Whiteouts
+    are left alone.
+    """
+    for directory, _, files in os.walk(root, topdown=False):
+        for name in files:
             path = os.path.join(directory, name)  # noqa: PTH118 - many of them
             status = os.lstat(path)
             if status.st_mtime > epoch and not stat.S_ISCHR(status.st_mode):
                 os.utime(path, (epoch, epoch), follow_symlinks=False)
+        os.utime(directory, (epoch, epoch))
 
 
 @contextmanager
@@ -194,6 +211,8 @@ def golden_tree(shop: Workshop, plan: Plan) -> Iterator[Path]:
     with shop.cache.scratch("golden") as scratch:
         merged = scratch / "merged"
         merged.mkdir()
+        for layer in plan.layers:
+            os.utime(shop.layers / layer.key)  # used now: gc keeps it
         with overlay([shop.layers / layer.key / "fs" for layer in reversed(plan.layers)], merged):
             yield merged
 

@@ -27,8 +27,8 @@ from builder.recipe_models import BaseImage, Bootstrap
 from builder.steps.base import Place
 from builder.steps.packages import PackagesStep
 
-FORMAT = 1
-_RESOLVER = 2  # raised when the same archive would be asked another question
+FORMAT = 2
+_RESOLVER = 3  # raised when the same archive would be asked another question
 _ESSENTIAL = ("?essential", "apt")
 ARCHITECTURE = "arm64"
 
@@ -36,7 +36,7 @@ ARCHITECTURE = "arm64"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
     """What a recipe resolved to. `steps` maps `LAYER/INDEX` of every packages step to its answer; `artifacts` maps
-    checksums to URLs; `epoch` is in seconds; `sources` is the image's own /etc/apt entry."""
+    checksums to URLs; `release` is (distribution, suite); `epoch` is in seconds; `sources` is the image's own /etc/apt entry."""
 
     recipe: str
     question: str
@@ -46,6 +46,7 @@ class Lock:
     sources: str
     steps: Mapping[str, Resolution] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
+    release: tuple[str, str] = ("debian", "")
 
     @property
     def packages(self) -> tuple[Deb, ...]:
@@ -58,6 +59,7 @@ class Lock:
             "format": FORMAT,
             "recipe": self.recipe,
             "question": self.question,
+            "release": list(self.release),
             "epoch": self.epoch,
             "image": self.image,
             "sources": self.sources,
@@ -69,7 +71,9 @@ class Lock:
 
 
 def _answer(answer: Resolution) -> dict[str, object]:
-    debs = [f"{deb.name} {deb.version} {deb.architecture} {deb.sha256} {deb.size} {deb.filename}" for deb in answer.debs]
+    debs = [
+        f"{deb.name} {deb.version} {deb.architecture} {deb.sha256} {deb.size} {deb.filename}" for deb in answer.debs
+    ]
     return {"debs": debs, "removes": list(answer.removes)}
 
 
@@ -77,7 +81,9 @@ def _resolution(value: Mapping[str, Any]) -> Resolution:
     debs = []
     for line in value["debs"]:
         name, version, architecture, sha256, size, filename = line.split()
-        debs.append(Deb(name=name, version=version, architecture=architecture, sha256=sha256, size=int(size), filename=filename))
+        debs.append(
+            Deb(name=name, version=version, architecture=architecture, sha256=sha256, size=int(size), filename=filename)
+        )
     return Resolution(debs=tuple(debs), removes=tuple(value["removes"]))
 
 
@@ -96,6 +102,7 @@ def parse_lock(text: str, path: Path) -> Lock:
             base=_resolution(value["base"]),
             steps={name: _resolution(answer) for name, answer in value["steps"].items()},
             artifacts=value["artifacts"],
+            release=(str(value["release"][0]), str(value["release"][1])),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem(message=f"{path}: not a lock file: {error}", hint="pibuild lock RECIPE writes one")
@@ -179,7 +186,9 @@ def resolve(
     return found
 
 
-def open_archive(cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, offline: bool = False) -> Apt:
+def open_archive(
+    cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, offline: bool = False
+) -> Apt:
     """Return apt with up-to-date lists of the first archive that serves the suite. Raises FetchError when none does."""
     base = recipe.base
     bootstrap = base if isinstance(base, Bootstrap) else None
@@ -195,7 +204,9 @@ def open_archive(cache: Cache, distribution: str, suite: str, recipe: Recipe, ar
             failure = failure or error
         else:
             return apt
-    raise failure or FetchError(f"no archive for {distribution} {suite}", hint="name a mirror in the recipe's bootstrap")
+    raise failure or FetchError(
+        f"no archive for {distribution} {suite}", hint="name a mirror in the recipe's bootstrap"
+    )
 
 
 _COMPONENTS = {"debian": ("main", "non-free-firmware"), "ubuntu": ("main", "restricted", "universe")}
@@ -234,12 +245,20 @@ class _BaseStatus:
         if known is None:
             file = obtain_image(base, sha256, directory=recipe.path.parent, cache_dir=cache.artifacts, search=artifacts)
             with open_image(file) as image:
-                release = dict(re.findall(r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$', image.root.read("/etc/os-release").decode(), re.MULTILINE))
+                release = dict(
+                    re.findall(
+                        r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$',
+                        image.root.read("/etc/os-release").decode(),
+                        re.MULTILINE,
+                    )
+                )
                 known = {"release": release, "status": image.root.read("/var/lib/dpkg/status").decode()}
             write_json(memo, known)
         release = known["release"]
         distribution = "ubuntu" if release.get("ID") == "ubuntu" else "debian"
-        return cls(distribution=distribution, suite=release.get("VERSION_CODENAME", ""), image=sha256, status=known["status"])
+        return cls(
+            distribution=distribution, suite=release.get("VERSION_CODENAME", ""), image=sha256, status=known["status"]
+        )
 
 
 def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
@@ -268,6 +287,7 @@ def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
         sources=sources,
         steps=steps,
         artifacts={sha256: artifact.url for sha256, artifact in recipe_artifacts(recipe).items()},
+        release=(status.distribution, status.suite),
     )
 
 

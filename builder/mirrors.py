@@ -63,13 +63,27 @@ def _machine_pairs(distribution: str, suite: str) -> list[tuple[str, str]]:
 
     Ubuntu keeps arm64 in another archive than amd64, so there only an arm64 machine's sources count.
     """
-    release = dict(re.findall(r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+    release = dict(
+        re.findall(r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE)
+    )
     own = release.get("VERSION_CODENAME", "")
     if release.get("ID") != distribution or not own or (distribution == "ubuntu" and platform.machine() != "aarch64"):
         return []
-    listed = run([find_tool("apt-get", package="apt"), "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Identifier: Packages"])
+    listed = run(
+        [
+            find_tool("apt-get", package="apt"),
+            "indextargets",
+            "--format",
+            "$(REPO_URI) $(RELEASE)",
+            "Identifier: Packages",
+        ]
+    )
     pairs = (line.split() for line in dict.fromkeys(listed.stdout.splitlines()))
-    return [(uri.rstrip("/"), name.replace(own, suite, 1)) for uri, name in pairs if re.fullmatch(rf"{own}(-updates|-security)?", name)]
+    return [
+        (uri.rstrip("/"), name.replace(own, suite, 1))
+        for uri, name in pairs
+        if re.fullmatch(rf"{own}(-updates|-security)?", name)
+    ]
 
 
 def default_pairs(suite: str) -> list[tuple[str, str]]:
@@ -77,7 +91,15 @@ def default_pairs(suite: str) -> list[tuple[str, str]]:
     tool = find_tool("mmdebstrap", package="mmdebstrap")
     with tempfile.TemporaryDirectory() as directory:
         said = run(
-            [tool, "--mode=chrootless", "--variant=extract", "--arch=arm64", f"--setup-hook={_SHOW_SOURCES}", suite, f"{directory}/root"],
+            [
+                tool,
+                "--mode=chrootless",
+                "--variant=extract",
+                "--arch=arm64",
+                f"--setup-hook={_SHOW_SOURCES}",
+                suite,
+                f"{directory}/root",
+            ],
             check=False,
         ).stdout
     return [(match["uri"], match["suite"]) for match in _ONE_LINE.finditer(said)]

@@ -33,7 +33,10 @@ def _checked(result: int, doing: str) -> None:
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
     """Call mount(2). Raises OSError that names source, target and options."""
     encoded = [os.fsencode(str(text)) or None for text in (source, target, kind, data)]
-    _checked(_LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target} ({kind or 'bind'} {data})")
+    _checked(
+        _LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]),
+        f"mount {source} on {target} ({kind or 'bind'} {data})",
+    )
 
 
 def unmount(target: Path) -> None:
@@ -52,7 +55,9 @@ def mounted(source: str | Path, target: Path, kind: str = "", flags: int = 0, da
 
 
 @contextlib.contextmanager
-def overlay(lowers: Sequence[Path], target: Path, *, upper: Path | None = None, work: Path | None = None) -> Iterator[Path]:
+def overlay(
+    lowers: Sequence[Path], target: Path, *, upper: Path | None = None, work: Path | None = None
+) -> Iterator[Path]:
     """Mount an overlay of `lowers` (topmost first) on `target`, read-only without `upper`.
 
     The options keep a layer valid under any stack: no index, no redirected directories, no metadata-only copies; and

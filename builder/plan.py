@@ -17,7 +17,7 @@ from builder.hashing import digest_of
 from builder.lock import Lock, recipe_artifacts, remembered
 from builder.recipe import Recipe, RecipeLayer, RecipeStep
 
-ENGINE = 5  # raised when the engine makes another layer of the same inputs
+ENGINE = 6  # raised when the engine makes another layer of the same inputs
 BASE, FINISH = "base", "finish"
 UNRESOLVED = "unresolved"
 
@@ -65,13 +65,19 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
         parent = layers[-1].key if layers else ""
         key = digest_of([ENGINE, parent, inputs])[:32]
         cached = (cache.layers / key).is_dir() and known.question != UNRESOLVED
-        answers = {i: known.steps[f"{name}/{i}"] for i in range(len(layer.steps)) if f"{name}/{i}" in known.steps} if layer else None
+        answers = (
+            {i: known.steps[f"{name}/{i}"] for i in range(len(layer.steps)) if f"{name}/{i}" in known.steps}
+            if layer
+            else None
+        )
         layers.append(
             PlannedLayer(
                 name=name,
                 key=key,
                 cached=cached,
-                changed=() if cached else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached),
+                changed=()
+                if cached
+                else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached),
                 inputs=inputs,
                 steps=layer.steps if layer else (),
                 answers=answers,

@@ -36,7 +36,9 @@ class CommandError(PibuildError):
     def __init__(self, completed: Completed, *, what: str, hint: str = "") -> None:
         self.completed = completed
         said = "\n".join((completed.stderr or completed.stdout).strip().splitlines()[-40:])
-        failure = f"exit code {completed.returncode}" if completed.returncode >= 0 else _signal_name(completed.returncode)
+        failure = (
+            f"exit code {completed.returncode}" if completed.returncode >= 0 else _signal_name(completed.returncode)
+        )
         message = f"{what + ': ' if what else ''}{shlex.join(completed.argv)}: {failure}"
         super().__init__(f"{message}\n{said}" if said else message, hint=hint)
 

@@ -37,7 +37,16 @@ _EMULATED = frozenset(
     "dpkg-architecture kernel-install systemd-detect-virt getent chroot unshare nsenter su runuser login sudo mount umount".split()
 )
 # Programs that ask for the architecture they were built for; the name is compiled in and has the same length.
-_PATCHED = ("dpkg", "dpkg-deb", "dpkg-query", "dpkg-divert", "dpkg-split", "dpkg-statoverride", "dpkg-trigger", "update-alternatives")
+_PATCHED = (
+    "dpkg",
+    "dpkg-deb",
+    "dpkg-query",
+    "dpkg-divert",
+    "dpkg-split",
+    "dpkg-statoverride",
+    "dpkg-trigger",
+    "update-alternatives",
+)
 _ELF = b"\x7fELF"
 _LIBPERL = "?name(^libperl5[.][0-9]+$)"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
@@ -67,7 +76,9 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
             (root / link).symlink_to(f"usr/{link}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             places = [work / "tree" / "perl" if is_libperl(deb.name) else root for deb in debs]
-            list(pool.map(lambda deb, place: run([unpack, "-x", cache.archives / deb.archive_name, place]), debs, places))
+            list(
+                pool.map(lambda deb, place: run([unpack, "-x", cache.archives / deb.archive_name, place]), debs, places)
+            )
         for path in (work / "tree" / "perl" / "usr").iterdir():
             if path.name != "lib":
                 shutil.rmtree(path)
@@ -95,7 +106,8 @@ def native_paths(tools: Path, versions: Mapping[str, str], *, without: Iterable[
     return [
         path
         for path, (package, version) in programs.items()
-        if _source_version(versions.get(package, "")) == _source_version(version) and not path.rpartition("/")[2].startswith(excluded or ("\0",))
+        if _source_version(versions.get(package, "")) == _source_version(version)
+        and not path.rpartition("/")[2].startswith(excluded or ("\0",))
     ]
 
 
@@ -121,7 +133,12 @@ def _programs(cache: Cache, root: Path, debs: Sequence[Deb]) -> dict[str, list[s
             name = path.rpartition("/")[2]
             if not path.startswith(_DIRECTORIES) or name in _EMULATED or name.startswith("apt") or is_libperl(deb.name):
                 continue
-            if words[0].startswith("-") and words[0][3] != "s" and (root / path).read_bytes()[:4] == _ELF and _may_stand_in(path):
+            if (
+                words[0].startswith("-")
+                and words[0][3] != "s"
+                and (root / path).read_bytes()[:4] == _ELF
+                and _may_stand_in(path)
+            ):
                 found[f"/{path}"] = [deb.name, deb.version]
     return found
 
