@@ -196,11 +196,11 @@ def _clamp_times(root: Path, epoch: int) -> None:
     A directory's time says in which order its entries came, which packages unpacked side by side do not keep. Whiteouts
     are left alone.
     """
-    for directory, _, files in os.walk(root, topdown=False):
-        for name in files:
+    for directory, names, files in os.walk(root, topdown=False):
+        for name in (*names, *files):  # a link to a directory is among the names
             path = os.path.join(directory, name)  # noqa: PTH118 - many of them
             status = os.lstat(path)
-            if status.st_mtime > epoch and not stat.S_ISCHR(status.st_mode):
+            if status.st_mtime > epoch and not stat.S_ISCHR(status.st_mode) and not stat.S_ISDIR(status.st_mode):
                 os.utime(path, (epoch, epoch), follow_symlinks=False)
         os.utime(directory, (epoch, epoch))
 

@@ -17,7 +17,7 @@ from builder.hashing import digest_of
 from builder.lock import Lock, recipe_artifacts, remembered
 from builder.recipe import Recipe, RecipeLayer, RecipeStep
 
-ENGINE = 6  # raised when the engine makes another layer of the same inputs
+ENGINE = 7  # raised when the engine makes another layer of the same inputs
 BASE, FINISH = "base", "finish"
 UNRESOLVED = "unresolved"
 
