@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from builder.console import warn
 from builder.errors import FetchError
-from builder.fetch import Patience, UnreachableError, digest_of, fetch, shown
+from builder.fetch import Patience, UnreachableError, fetch, shown
+from builder.hashing import file_digest
 from builder.run import find_tool, run
 from builder.steps.base import Artifact
 
@@ -62,7 +63,7 @@ def find_artifact(
         status = path.stat()
         identity = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
         if identity not in fresh:
-            fresh[identity] = digest_of(path)
+            fresh[identity] = file_digest(path)
         if fresh[identity] == wanted:
             found = path
             break

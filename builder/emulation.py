@@ -1,13 +1,12 @@
 """How arm64 programs run on this host: directly, through qemu-user, or with native stand-ins from a tools tree.
 
-The stand-ins are builds for the host's architecture of the same packages in the same versions. The launcher (launcher.c)
-is what the kernel starts for an arm64 program; it hands over to the stand-in where there is one, else to qemu. See
-docs/emulation.md for what may stand in and how that is proven.
+The stand-ins are builds for the host's architecture of the same packages in the same versions. The launcher
+(launcher.c) is what the kernel starts for an arm64 program; it hands over to the stand-in where there is one, else to
+qemu. See docs/emulation.md for what may stand in and how that is proven.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +115,6 @@ def _launcher(cache: Cache) -> Path:
         compiler = find_tool("gcc", package="gcc libc6-dev")
         with cache.scratch("launcher") as work:
             run([compiler, "-O2", "-static", "-Wall", "-o", work / "launcher", source], what="compile the launcher")
-            os.chmod(work / "launcher", 0o755)  # noqa: PTH101
+            (work / "launcher").chmod(0o755)
             commit(work / "launcher", final)
     return final

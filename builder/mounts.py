@@ -31,7 +31,7 @@ def _checked(result: int, doing: str) -> None:
 
 
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2). Raises OSError that names source, target and options."""
+    """Attach a file system or directory. Raises OSError that names source, target and options."""
     encoded = [os.fsencode(str(text)) or None for text in (source, target, kind, data)]
     _checked(
         _LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]),
@@ -101,7 +101,7 @@ def enter_namespaces() -> None:
         _wait_for(child, alive_write)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.close(alive_write)
-    os.set_inheritable(alive_read, False)
+    os.set_inheritable(alive_read, False)  # noqa: FBT003 - positional only
     if os.read(alive_read, 1) != b"1":
         os._exit(1)  # the parent was gone before its death could be signalled
     os.close(alive_read)
