@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from builder.emulation import NONE, Emulation
 from builder.run import ENVIRONMENT, Argv, Completed, run
 
+_SEGV = 128 + 11  # as a shell gives it
 STAGE = Path(__file__).with_name("chroot_stage.py")
 
 
@@ -25,11 +27,15 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chroot:
-    """A root to run programs in. `native` are the in-root paths whose native builds may stand in (see emulation)."""
+    """A root to run programs in.
+
+    `native` are the in-root paths whose native builds may stand in, with the modification time (ns) that their files
+    must have; 0 for a file that is not there yet (see stand_ins).
+    """
 
     root: Path
     emulation: Emulation = NONE
-    native: Sequence[str] = ()
+    native: Mapping[str, int] = field(default_factory=dict)
     binds: Sequence[Bind] = field(default_factory=tuple)
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,7 +64,7 @@ class Chroot:
             "network": network,
             "binds": [[str(bind.source), bind.target, "rw" if bind.writable else "ro"] for bind in binds],
             "register": self.emulation.registration(),
-            "native": list(self.native),
+            "native": dict(self.native),
         }
         # the JSON is the stage's only argument: what a person sees in an error is the program's own command line
         completed = run(
@@ -70,13 +76,15 @@ class Chroot:
 
 
 def crash_hint(completed: Completed) -> str:
-    """Return what to do when an emulator died, else nothing."""
-    if "qemu: uncaught target signal" in completed.stdout or completed.returncode == 128 + 11:
-        return (
-            f"qemu-user crashed in {completed.argv[0]}; a newer qemu-user-static often mends it "
-            "(backports), or build with --emulation native-tools, or on an arm64 machine"
-        )
-    return ""
+    """Return what to do when an emulator died, with the program it died in where the kernel told; else nothing."""
+    named = re.findall(r"^pibuild: qemu-user crashed in (\S+)", completed.stdout, re.MULTILINE)
+    if not named and "qemu: uncaught target signal" not in completed.stdout and completed.returncode != _SEGV:
+        return ""
+    programs = ", ".join(dict.fromkeys(named)) or completed.argv[0]
+    return (
+        f"qemu-user crashed in {programs}; a newer qemu-user-static often mends it (backports), "
+        "or build with --emulation native-tools, or on an arm64 machine"
+    )
 
 
 def _resolver(root: Path) -> list[Bind]:
