@@ -114,7 +114,6 @@ def enter_namespaces() -> None:
     if os.read(alive_read, 1) != b"1":
         os._exit(1)  # the parent was gone before its death could be signalled
     os.close(alive_read)
-    signal.signal(signal.SIGTERM, _interrupt)
     mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)
     mount("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV)
 
