@@ -104,7 +104,12 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     recipe = load_recipe(path, options.settings)
     require_root(f"build {path}")
     enter_namespaces()
-    cache.prepare()
+    with cache.room():
+        cache.prepare()
+        return _build(recipe, options, cache, begun)
+
+
+def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) -> Built:
     lock = _lock_of(recipe, options, cache)
     artifacts = _obtain_artifacts(recipe, options, cache)
     missing = tuple(a.url for sha, a in recipe_artifacts(recipe).items() if sha not in artifacts)

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import HostError
+from builder.errors import HostError, PibuildError
 
 _FORCE_WRITABLE = 0o700
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -104,6 +105,23 @@ class Cache:
             # a lock that is held, or a directory that its own process has just removed: not ours to sweep
             with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 remove_tree(path)
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Turn every way in which calls and tools say that the disk is full into one HostError."""
+        try:
+            yield
+        except HostError:
+            raise
+        except (OSError, PibuildError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full and not any(words in str(error) for words in _FULL):
+                raise
+            detail = error.message if isinstance(error, PibuildError) else str(error)
+            raise HostError(
+                f"the disk of {self.root} is full: {detail}",
+                hint=f"free some space (df -h {self.root}; pibuild gc --keep-days 7), or give another PIBUILD_CACHE",
+            ) from error
 
     @contextlib.contextmanager
     def scratch(self, prefix: str) -> Iterator[Path]:

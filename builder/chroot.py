@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,9 +69,10 @@ class Chroot:
             "native": dict(self.native),
         }
         # the JSON is the stage's only argument: what a person sees in an error is the program's own command line
-        completed = run(
-            [sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv
-        )
+        with _resolver_in(self.root) if network else contextlib.nullcontext():
+            completed = run(
+                [sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv
+            )
         if check:
             completed.raise_for_status(hint=crash_hint(completed))
         return completed
@@ -90,7 +93,8 @@ def crash_hint(completed: Completed) -> str:
 def _resolver(root: Path) -> list[Bind]:
     """Return the bind that gives a root the host's resolver configuration.
 
-    A link into /run is met there, on the root's private tmpfs; a missing or plain file is covered by the mount.
+    A link into /run is met there, on the root's private tmpfs; a plain file is covered by the mount, and so is the one
+    that stands in where there is none.
     """
     host = Path("/etc/resolv.conf")
     if not host.exists():
@@ -100,7 +104,19 @@ def _resolver(root: Path) -> list[Bind]:
         target = inside.readlink()
         absolute = target if target.is_absolute() else Path("/etc") / target
         return [Bind(source=host, target=str(_normal(absolute)))]
-    return [Bind(source=host, target="/etc/resolv.conf")] if inside.exists() else []
+    return [Bind(source=host, target="/etc/resolv.conf")]
+
+
+@contextlib.contextmanager
+def _resolver_in(root: Path) -> Iterator[None]:
+    """Take away what stood in for a missing /etc/resolv.conf, unless the program has written one."""
+    inside = root / "etc/resolv.conf"
+    missing = not os.path.lexists(inside)
+    try:
+        yield
+    finally:
+        if missing and inside.is_file() and not inside.is_symlink() and inside.stat().st_size == 0:
+            inside.unlink()
 
 
 def _normal(path: Path) -> Path:
