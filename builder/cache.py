@@ -90,7 +90,7 @@ class Cache:
                 self.tmp,
             ):
                 path.mkdir(parents=True, exist_ok=True)
-                if not os.access(path, os.W_OK | os.X_OK):
+                if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
             raise HostError(
@@ -157,12 +157,12 @@ def remove_tree(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    if not os.access(path, os.W_OK | os.X_OK):
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         path.chmod(_FORCE_WRITABLE)
     for directory, names, _ in os.walk(path):
         for name in names:
             sub = os.path.join(directory, name)  # noqa: PTH118 - os.walk gives strings, and there are many
-            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK):  # noqa: PTH114
+            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK, effective_ids=True):  # noqa: PTH114
                 os.chmod(sub, _FORCE_WRITABLE)  # noqa: PTH101
     shutil.rmtree(path)
 

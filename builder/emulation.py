@@ -8,6 +8,7 @@ qemu. See docs/emulation.md for what may stand in and how that is proven.
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def full_emulation() -> Emulation:
 
 def kernel_version() -> tuple[int, int]:
     """Return the running kernel's (major, minor)."""
-    major, minor = platform.release().split(".")[:2]
-    return int(major), int("".join(character for character in minor if character.isdigit()))
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def can_use_native_tools() -> bool:
