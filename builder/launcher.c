@@ -67,11 +67,11 @@ static void write_line(int log, const char *what, pid_t process, const char *res
 
 static void log_end(int log, pid_t process)
 {
+    int handle = syscall(SYS_pidfd_open, process, 0); /* now: a short program ends before its watcher runs */
     pid_t between = fork();
     if (between == 0) {
         if (fork() != 0)
             _exit(0);
-        int handle = syscall(SYS_pidfd_open, process, 0);
         if (dup2(log, 0) < 0 || handle < 0 || dup2(handle, 1) < 0)
             _exit(0);
         syscall(SYS_close_range, 2, ~0U, 0);
@@ -83,6 +83,7 @@ static void log_end(int log, pid_t process)
     }
     if (between > 0)
         waitpid(between, NULL, 0);
+    close(handle);
 }
 
 static void log_start(const char *how, const char *program, char **argument)

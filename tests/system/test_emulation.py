@@ -28,7 +28,7 @@ def layer_of(engine: Engine, recipe: Path, name: str, *words: str) -> Path:
     """Build a recipe; return what one of its layers adds."""
     report = engine.build("--offline", *words, recipe=recipe)
     keys = {layer["name"]: layer["key"] for layer in report["layers"]}
-    return engine.cache / "layers" / keys[name] / "fs"
+    return engine.cache / "layers" / str(keys[name]) / "fs"
 
 
 def write_script(engine: Engine, name: str, *scripts: str) -> Path:
@@ -119,7 +119,17 @@ def test_nothing_of_the_mechanism_is_in_an_image(small: Small) -> None:
 
 def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "builder/launcher.c"
-    words = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "launcher", source]
+    words: list[str | Path] = [
+        "gcc",
+        "-O2",
+        "-static",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        tmp_path / "launcher",
+        source,
+    ]
     assert run(words, check=False).stderr == ""
 
 
