@@ -12,6 +12,7 @@ IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
 # More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
 ARGS ?=
 PEERS ?=
+EMULATION ?=
 
 # sudo forgets the environment: these pass.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
@@ -48,8 +49,8 @@ unit: install
 test: install ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
 
-bench: install ## measure builds; PEERS=1 also measures other builders on the same task
-	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(PEERS),--peers) $(ARGS)
+bench: install ## measure builds; EMULATION=1 also what emulation costs, PEERS=1 also other builders on the same task
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)
 
 clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)
 	$(SUDO) find output -mindepth 1 ! -name .gitkeep -delete
