@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -69,7 +69,7 @@ def find_artifact(
             break
     if remembered is not None and fresh != known:
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_name(f".{remembered.name}.{os.getpid()}")
+        partial = remembered.with_name(f".{remembered.name}.{secrets.token_hex(6)}")
         partial.write_text(json.dumps(fresh, indent=0))
         partial.rename(remembered)
     return found
