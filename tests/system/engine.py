@@ -107,8 +107,8 @@ def processes_of(path: Path) -> list[str]:
         try:
             said = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             places = [str((entry / name).readlink()) for name in ("cwd", "root")]
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended, or is about to
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it has ended, or is none of ours: a container's init shows its places to nobody
         if str(path) in said or any(str(path) in place for place in places):
             found.append(f"{entry.name} {said}")
     return found
