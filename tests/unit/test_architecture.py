@@ -21,8 +21,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("lock", "plan", "layers", "base_image", "image", "publish", "bootchain", "verdict", "schema"),
-    ("build", "inspect_image", "diff_images", "boot", "gc"),
+    ("lock", "plan", "layers", "base_image", "image", "publish", "bootchain", "verdict", "schema", "generation"),
+    ("node_state", "personalise", "node_root", "netboot_gc"),
+    ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
     ("cli",),
     ("__main__",),
 )
