@@ -30,7 +30,7 @@ from builder.personalise import NodeFile, Personal, Subject, personalise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplodeOptions:
-    """What `pibuild explode` was asked for. `keys` are lines of authorized_keys; `fresh` makes new roots in any case."""
+    """What was asked for. `keys` are lines of authorized_keys; `fresh` makes new roots even where nothing changed."""
 
     image: Path | None = None
     method: Method = "auto"
@@ -126,7 +126,7 @@ def plan_explode(
     return tuple(planned)
 
 
-def _planned(  # noqa: PLR0913 - a row of a table
+def _planned(
     node: Node, image: ImageFile, *, before: str, action: str, after: str = "", changed: tuple[str, ...] = ()
 ) -> Exploded:
     return Exploded(
@@ -168,7 +168,7 @@ def _images(inventory: Inventory, nodes: Sequence[Node], options: ExplodeOptions
     return {name: find_image(options.image, name, inventory.path.resolve().parent) for name in names}
 
 
-def _subject(  # noqa: PLR0913, PLR0917 - all that a root depends on
+def _subject(
     inventory: Inventory,
     node: Node,
     netboot: Netboot,
@@ -193,7 +193,7 @@ def _method(node: Node, options: ExplodeOptions) -> Method:
     return wanted.get(node.root, "auto") if options.method == "auto" else options.method
 
 
-def _job(  # noqa: PLR0913, PLR0917 - as above
+def _job(
     inventory: Inventory,
     node: Node,
     netboot: Netboot,

@@ -112,7 +112,8 @@ def read_generation(netboot: Netboot, digest: str) -> Generation | None:
 def bring_in(netboot: Netboot, image: ImageFile, *, attach: Method = "auto") -> Generation:
     """Return an image's generation, made of it unless it is there. The directory's lock must be held.
 
-    Needs root and a private mount namespace. Raises InputError for a file that is no image or not what its manifest says.
+    Needs root and a private mount namespace. Raises InputError for a file that is no image, or not
+    what its manifest says.
     """
     there = read_generation(netboot, image.digest)
     if there is not None:

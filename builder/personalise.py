@@ -24,26 +24,11 @@ from builder.node_state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
 _FLAGS = frozenset(
-    (
-        "soft",
-        "hard",
-        "intr",
-        "nointr",
-        "posix",
-        "noposix",
-        "cto",
-        "nocto",
-        "ac",
-        "noac",
-        "lock",
-        "nolock",
-        "acl",
-        "noacl",
-    )
-    + ("broken_suid", "v2", "v3", "udp", "tcp", "ro", "rw")
+    {"soft", "hard", "intr", "nointr", "posix", "noposix", "cto", "nocto", "ac", "noac", "lock", "nolock"}
+    | {"acl", "noacl", "broken_suid", "v2", "v3", "udp", "tcp", "ro", "rw"}
 )
 _NUMBERS = frozenset(
-    ("port", "nfsvers", "vers", "rsize", "wsize", "timeo", "retrans", "acregmin", "acregmax", "acdirmin", "acdirmax")
+    {"port", "nfsvers", "vers", "rsize", "wsize", "timeo", "retrans", "acregmin", "acregmax", "acdirmin", "acdirmax"}
 )
 MOUNT = "vers=3,tcp,hard"
 _NOT_OURS = (
