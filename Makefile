@@ -19,9 +19,9 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
+	bmap-tools btrfs-progs ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev libcap2-bin \
 	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
-	qemu-utils util-linux xz-utils zstd
+	qemu-utils util-linux xfsprogs xz-utils zstd
 
 # A run as root leaves nothing behind in the checkout that its owner could not write to afterwards.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/pibuild-hypothesis

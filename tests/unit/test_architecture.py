@@ -21,11 +21,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema"),
+    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema", "generation"),
+    ("node_state", "personalise", "node_root", "netboot_gc"),
     ("lock",),
     ("plan",),
     ("layers",),
-    ("build", "inspect_image", "diff_images", "boot", "gc"),
+    ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
     ("cli",),
     ("__main__",),
 )
