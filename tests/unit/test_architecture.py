@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("lock", "plan", "layers", "base_image", "image", "publish", "bootchain", "verdict", "schema"),
+    ("lock", "plan", "layers", "base_image", "image", "publish", "bootchain", "verdict", "schema", "services"),
     ("build", "inspect_image", "diff_images", "boot", "gc"),
     ("cli",),
     ("__main__",),
