@@ -89,7 +89,7 @@ def dhcp_command(server: str, files: Mapping[PurePosixPath, Path], scratch: Path
     if server == "dnsmasq":
         conf = files[DNSMASQ].read_text().replace(str(RESERVATIONS), str(files[RESERVATIONS]))
         (scratch / "dnsmasq.conf").write_text(conf)
-        state = [f"--dhcp-leasefile={leases}", f"--pid-file={scratch / 'pid'}"]
+        state = ["--log-facility=-", f"--dhcp-leasefile={leases}", f"--pid-file={scratch / 'pid'}"]
         return ["dnsmasq", "-k", "--user=root", "-C", str(scratch / "dnsmasq.conf"), *state]
     (scratch / "kea").mkdir()  # Kea takes no other places for its leases and its process id
     script = 'for place in /var/lib/kea /run/kea; do mkdir -p $place; mount --bind "$0" $place; done; exec "$@"'
