@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema", "generation"),
+    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema", "generation", "services"),
     ("node_state", "personalise", "node_root", "netboot_gc"),
     ("lock",),
     ("plan",),

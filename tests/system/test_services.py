@@ -1,0 +1,176 @@
+"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from builder.errors import VerdictError
+from builder.inventory import Inventory, load_inventory
+from builder.run import run, spawn
+from builder.services import NAT, render
+from builder.services_apply import apply, compare
+from builder.services_check import check_files
+from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, pxe_option
+from builder.services_files import ServerRole
+from builder.services_nfs import GANESHA
+from tests.clusters import LAB, variant
+
+pytestmark = pytest.mark.root
+
+PROJECT = Path(__file__).parents[2]
+NODE = "yellow3"
+CLIENT_IDS = {  # what the three DHCP clients of one boot send
+    "eeprom": "-",
+    "initramfs": "01e45f01f5f1ae",
+    "system": "ff01f5f1ae000200000ab11f0b9b7a2d5e6c4f",
+}
+YEAR = 365 * 86400  # seconds; dhcpd cuts an endless lease to what is left until 2038
+SERVERS = ("isc-dhcp", "dnsmasq", "kea")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """Two namespaces with one cable: the server's end is eth0 with the server's address, the client's has none."""
+
+    server: str
+    client: str
+
+    def lease(self, mac: str, client_id: str, *, boot: bool) -> Mapping[str, object]:
+        """Return what a client with this MAC address is answered."""
+        run(["ip", "-n", self.client, "link", "set", "eth0", "down"])
+        run(["ip", "-n", self.client, "link", "set", "eth0", "address", mac, "up"])
+        words = ["eth0", mac, client_id, *(["boot"] if boot else [])]
+        argv = ["ip", "netns", "exec", self.client, sys.executable, "-m", "tests.dhcp_client", *words]
+        answer: Mapping[str, object] = json.loads(run(argv, cwd=PROJECT, timeout=60).stdout)
+        return answer
+
+
+@contextlib.contextmanager
+def network(address: str) -> Iterator[Network]:
+    name = f"pb{secrets.token_hex(3)}"
+    made = Network(server=f"{name}s", client=f"{name}c")
+    with contextlib.ExitStack() as stack:
+        for namespace in (made.server, made.client):
+            run(["ip", "netns", "add", namespace])
+            stack.callback(run, ["ip", "netns", "delete", namespace])
+        run(["ip", "link", "add", "eth0", "netns", made.server, "type", "veth", "peer", "eth0", "netns", made.client])
+        run(["ip", "-n", made.server, "address", "add", f"{address}/24", "dev", "eth0"])
+        for namespace, link in ((made.server, "lo"), (made.server, "eth0"), (made.client, "eth0")):
+            run(["ip", "-n", namespace, "link", "set", link, "up"])
+        yield made
+
+
+def write(inventory: Inventory, role: ServerRole, directory: Path) -> dict[PurePosixPath, Path]:
+    """Write every rendered file below a directory; return where each is."""
+    written = {}
+    for file in render(inventory, role):
+        path = directory / file.path.relative_to("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text)
+        written[file.path] = path
+    return written
+
+
+def dhcp_command(server: str, files: Mapping[PurePosixPath, Path], scratch: Path) -> list[str]:
+    """Return how a server is started with its rendered configuration, its state kept in a scratch directory."""
+    leases = scratch / "leases"
+    leases.touch()
+    if server == "isc-dhcp":
+        return ["dhcpd", "-4", "-f", "-d", "-cf", str(files[DHCPD]), "-lf", str(leases), "-pf", str(scratch / "pid"), "eth0"]
+    if server == "dnsmasq":
+        conf = files[DNSMASQ].read_text().replace(str(RESERVATIONS), str(files[RESERVATIONS]))
+        (scratch / "dnsmasq.conf").write_text(conf)
+        state = ["--log-facility=-", f"--dhcp-leasefile={leases}", f"--pid-file={scratch / 'pid'}"]
+        return ["dnsmasq", "-k", "--user=root", "-C", str(scratch / "dnsmasq.conf"), *state]
+    (scratch / "kea").mkdir()  # Kea takes no other places for its leases and its process id
+    script = 'for place in /var/lib/kea /run/kea; do mkdir -p $place; mount --bind "$0" $place; done; exec "$@"'
+    return ["unshare", "-m", "sh", "-ec", script, str(scratch / "kea"), "env", "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-c", str(files[KEA])]
+
+
+@contextlib.contextmanager
+def running(server: str, role: ServerRole, directory: Path) -> Iterator[tuple[Inventory, Network]]:
+    """Run a DHCP server with what is rendered for a role."""
+    inventory = load_inventory(variant(directory, dhcp=server))
+    files = write(inventory, role, directory)
+    scratch = directory / "scratch"
+    scratch.mkdir()
+    address = inventory.login.address if role == "login" else inventory.node("backup").address
+    with network(str(address)) as made, (scratch / "log").open("wb") as log:
+        argv = ["ip", "netns", "exec", made.server, *dhcp_command(server, files, scratch)]
+        with spawn(argv, stdout=log):
+            try:
+                yield inventory, made
+            except BaseException as error:
+                error.add_note((scratch / "log").read_text(errors="replace")[-4000:])
+                raise
+
+
+def text(options: Mapping[str, str], code: int) -> str:
+    return bytes.fromhex(options[str(code)]).rstrip(b"\0").decode()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_node_gets_its_address_and_options_whatever_client_id_it_sends(server: str, tmp_path: Path) -> None:
+    with running(server, "login", tmp_path) as (inventory, made):
+        node = inventory.node(NODE)
+        for name, client_id in CLIENT_IDS.items():
+            answer = made.lease(node.mac, client_id, boot=name == "eeprom")
+            options = answer["options"]
+            assert isinstance(options, dict)
+            assert answer["address"] == str(node.address), name
+            assert answer["next"] == "192.168.2.1"
+            assert text(options, 66) == "192.168.2.1"
+            assert text(options, 12) == NODE
+            assert options["1"] == "ffffff00"
+            assert options["3"] == options["6"] == options["54"] == "c0a80201"
+            assert options["51"] == "ffffffff" or (server == "isc-dhcp" and int(options["51"], 16) > 10 * YEAR)
+            if name == "eeprom":
+                assert bytes.fromhex(options["43"]) == pxe_option()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_board_with_a_disk_is_not_told_to_boot_from_the_network(server: str, tmp_path: Path) -> None:
+    with running(server, "login", tmp_path) as (inventory, made):
+        answer = made.lease(inventory.node("backup").mac, "-", boot=True)
+        assert answer["address"] == "192.168.2.3"
+        options = answer["options"]
+        assert isinstance(options, dict)
+        assert "66" not in options
+        assert "Raspberry Pi Boot".encode().hex() not in options.get("43", "")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_login_and_backup_answer_a_node_identically(server: str, tmp_path: Path) -> None:
+    answers = []
+    roles: tuple[ServerRole, ...] = ("login", "backup")
+    for role in roles:
+        (tmp_path / role).mkdir()
+        with running(server, role, tmp_path / role) as (inventory, made):
+            answer = made.lease(inventory.node(NODE).mac, CLIENT_IDS["initramfs"], boot=True)
+        options = answer["options"]
+        assert isinstance(options, dict)
+        own = options.pop("54")  # the server's own address: all that may differ
+        assert own == {"login": "c0a80201", "backup": "c0a80203"}[role]
+        if server == "isc-dhcp":
+            assert int(options.pop("51"), 16) > 10 * YEAR  # counted down to 2038
+        answers.append(answer)
+    assert answers[0] == answers[1]
+
+
+def test_dnsmasq_takes_a_changed_reservation_on_a_reload(tmp_path: Path) -> None:
+    with running("dnsmasq", "login", tmp_path) as (inventory, made):
+        node = inventory.node(NODE)
+        assert made.lease(node.mac, "-", boot=False)["address"] == "192.168.2.30"
+        reservations = tmp_path / RESERVATIONS.relative_to("/")
+        reservations.write_text(reservations.read_text().replace("192.168.2.30,", "192.168.2.99,"))
+        os.kill(int((tmp_path / "scratch" / "pid").read_text()), 1)
+        assert made.lease(node.mac, "-", boot=False)["address"] == "192.168.2.99"
