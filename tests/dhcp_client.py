@@ -1,7 +1,6 @@
-"""A DHCP client as a board has three of: `python -m tests.dhcp_client INTERFACE MAC CLIENT-ID|- [boot]` prints its lease.
-
-RFC 2131: DISCOVER, OFFER, REQUEST, ACK by broadcast, from an interface that has no address yet. With `boot` it says what
-the Raspberry Pi's EEPROM says: vendor class, architecture.
+"""A DHCP client as a board has three of: `python -m tests.dhcp_client INTERFACE MAC CLIENT-ID|- [boot]` prints its
+lease. RFC 2131: DISCOVER, OFFER, REQUEST, ACK by broadcast, from an interface that has no address yet. With
+`boot` it says what the Raspberry Pi's EEPROM says: vendor class, architecture.
 """
 
 from __future__ import annotations
@@ -81,7 +80,11 @@ def lease(interface: str, mac: str, client_id: str, *, boot: bool) -> dict[str, 
         offer = _ask(talk, discover, transaction, {_OFFER}, until)
         options = offer["options"]
         assert isinstance(options, dict)
-        chosen = [(53, bytes([_REQUEST])), (50, socket.inet_aton(str(offer["address"]))), (54, bytes.fromhex(options[54]))]
+        chosen = [
+            (53, bytes([_REQUEST])),
+            (50, socket.inet_aton(str(offer["address"]))),
+            (54, bytes.fromhex(options[54])),
+        ]
         return _ask(talk, _packet(hardware, transaction, [*chosen, *common]), transaction, {_ACK, _NAK}, until)
 
 

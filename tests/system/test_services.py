@@ -1,4 +1,6 @@
-"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says it is."""
+"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says
+it is.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from builder.errors import VerdictError
 from builder.inventory import Inventory, load_inventory
 from builder.run import run, spawn
-from builder.services import NAT, render
-from builder.services_apply import apply, compare
-from builder.services_check import check_files
+from builder.services import render
 from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, pxe_option
 from builder.services_files import ServerRole
-from builder.services_nfs import GANESHA
-from tests.clusters import LAB, variant
+from tests.clusters import variant
 
 pytestmark = pytest.mark.root
 
@@ -85,7 +83,19 @@ def dhcp_command(server: str, files: Mapping[PurePosixPath, Path], scratch: Path
     leases = scratch / "leases"
     leases.touch()
     if server == "isc-dhcp":
-        return ["dhcpd", "-4", "-f", "-d", "-cf", str(files[DHCPD]), "-lf", str(leases), "-pf", str(scratch / "pid"), "eth0"]
+        return [
+            "dhcpd",
+            "-4",
+            "-f",
+            "-d",
+            "-cf",
+            str(files[DHCPD]),
+            "-lf",
+            str(leases),
+            "-pf",
+            str(scratch / "pid"),
+            "eth0",
+        ]
     if server == "dnsmasq":
         conf = files[DNSMASQ].read_text().replace(str(RESERVATIONS), str(files[RESERVATIONS]))
         (scratch / "dnsmasq.conf").write_text(conf)
@@ -93,7 +103,19 @@ def dhcp_command(server: str, files: Mapping[PurePosixPath, Path], scratch: Path
         return ["dnsmasq", "-k", "--user=root", "-C", str(scratch / "dnsmasq.conf"), *state]
     (scratch / "kea").mkdir()  # Kea takes no other places for its leases and its process id
     script = 'for place in /var/lib/kea /run/kea; do mkdir -p $place; mount --bind "$0" $place; done; exec "$@"'
-    return ["unshare", "-m", "sh", "-ec", script, str(scratch / "kea"), "env", "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-c", str(files[KEA])]
+    return [
+        "unshare",
+        "-m",
+        "sh",
+        "-ec",
+        script,
+        str(scratch / "kea"),
+        "env",
+        "KEA_LOCKFILE_DIR=none",
+        "kea-dhcp4",
+        "-c",
+        str(files[KEA]),
+    ]
 
 
 @contextlib.contextmanager
@@ -145,7 +167,7 @@ def test_a_board_with_a_disk_is_not_told_to_boot_from_the_network(server: str, t
         options = answer["options"]
         assert isinstance(options, dict)
         assert "66" not in options
-        assert "Raspberry Pi Boot".encode().hex() not in options.get("43", "")
+        assert b"Raspberry Pi Boot".hex() not in options.get("43", "")
 
 
 @pytest.mark.parametrize("server", SERVERS)
