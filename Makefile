@@ -18,9 +18,17 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
-	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
-	qemu-utils util-linux xz-utils zstd
+	bmap-tools ca-certificates debian-archive-keyring dmsetup dnsmasq-base dosfstools e2fsprogs gcc git gpg gpgv iproute2 \
+	isc-dhcp-server kea-dhcp4-server kpartx libc6-dev libparted-dev mmdebstrap mtools nfs-ganesha nfs-ganesha-vfs nftables \
+	openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static qemu-utils rpcbind tftpd-hpa \
+	util-linux xz-utils zstd
+
+# Servers that tests run in namespaces of their own. On this machine none of them starts: not when its package is
+# installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot (disabled). `pibuild services apply` enables what it needs.
+SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
+POLICY := /usr/sbin/policy-rc.d
+QUIET_SERVERS = if [ ! -e $(POLICY) ]; then trap '$(SUDO) rm -f $(POLICY)' EXIT; \
+	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin $(POLICY); fi;
 
 # A run as root leaves nothing behind in the checkout that its owner could not write to afterwards.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/pibuild-hypothesis
@@ -67,7 +75,9 @@ system:
 	if (( $${#missing[@]} )); then \
 		echo "installing: $${missing[*]}"; \
 		$(SUDO) apt-get update -qq || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yqq -o DPkg::Use-Pty=0 --no-install-recommends "$${missing[@]}"; \
+		$(QUIET_SERVERS) $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yqq -o DPkg::Use-Pty=0 --no-install-recommends "$${missing[@]}"; \
+		for server in $(SERVERS); do if [[ " $${missing[*]} " == *" $${server%.*} "* ]] && command -v systemctl >/dev/null; then \
+			$(SUDO) systemctl --quiet disable "$$server" || :; fi; done; \
 	fi
 
 # The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The

@@ -7,7 +7,9 @@ from pathlib import Path
 LAB = Path(__file__).parents[1] / "cluster.yaml"
 
 
-def variant(directory: Path, *, dhcp: str = "isc-dhcp", tftp: str = "tftpd-hpa", nfs: str = "kernel", more: str = "") -> Path:
+def variant(
+    directory: Path, *, dhcp: str = "isc-dhcp", tftp: str = "tftpd-hpa", nfs: str = "kernel", more: str = ""
+) -> Path:
     """Write the lab's inventory with other servers; `more` is put under `pools:`. Returns the file."""
     text = LAB.read_text()
     for old, new in (

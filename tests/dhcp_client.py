@@ -81,7 +81,11 @@ def lease(interface: str, mac: str, client_id: str, *, boot: bool) -> dict[str, 
         offer = _ask(talk, discover, transaction, {_OFFER}, until)
         options = offer["options"]
         assert isinstance(options, dict)
-        chosen = [(53, bytes([_REQUEST])), (50, socket.inet_aton(str(offer["address"]))), (54, bytes.fromhex(options[54]))]
+        chosen = [
+            (53, bytes([_REQUEST])),
+            (50, socket.inet_aton(str(offer["address"]))),
+            (54, bytes.fromhex(options[54])),
+        ]
         return _ask(talk, _packet(hardware, transaction, [*chosen, *common]), transaction, {_ACK, _NAK}, until)
 
 

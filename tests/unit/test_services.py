@@ -115,7 +115,9 @@ def test_kea_is_json_behind_its_first_line(tmp_path: Path) -> None:
 def test_a_node_is_exported_to_its_own_address_alone_under_ids_that_stay(tmp_path: Path) -> None:
     inventory = _inventory(tmp_path)
     listed = exports(serving(inventory, "login"))
-    assert {str(export.client) for export in listed} == {str(node.address) for node in inventory.nodes if node.boot == "network"}
+    assert {str(export.client) for export in listed} == {
+        str(node.address) for node in inventory.nodes if node.boot == "network"
+    }
     assert len({export.fsid for export in listed}) == len({export.id for export in listed}) == len(listed) == 34
     fewer = replace(inventory, nodes=tuple(node for node in inventory.nodes if node.name != "green1"))
     kept = exports(serving(fewer, "login"))
