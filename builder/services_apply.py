@@ -130,8 +130,8 @@ def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = 
             elif servers is not None:
                 servers.update(())  # a server that does not run is started all the same
         finally:
-            for path in staged.values():
-                path.unlink(missing_ok=True)
+            for path in {*_OWN, *(file.path for file in files)}:
+                _staged(root, path).unlink(missing_ok=True)
         return Applied(changes=changes, checked=checked, backup=backup)
 
 
@@ -145,7 +145,7 @@ def recover(root: Path) -> tuple[PurePosixPath, ...]:
     paths = tuple(PurePosixPath(path) for path in noted["paths"])
     for path in paths:
         live, kept = _at(root, path), backup / path.relative_to("/")
-        live.with_name(live.name + _STAGED).unlink(missing_ok=True)
+        _staged(root, path).unlink(missing_ok=True)
         if kept.is_file():
             _put(live, kept.read_bytes(), like=kept)
         else:
@@ -183,6 +183,11 @@ def _at(root: Path, path: PurePosixPath) -> Path:
     return root / path.relative_to("/")
 
 
+def _staged(root: Path, path: PurePosixPath) -> Path:
+    """Return where a new file waits, beside the one it replaces."""
+    return _at(root, path).with_name(path.name + _STAGED)
+
+
 def _live(root: Path, path: PurePosixPath) -> str | None:
     try:
         return _at(root, path).read_text(errors="surrogateescape")
@@ -194,7 +199,7 @@ def _stage(root: Path, path: PurePosixPath, text: str) -> Path:
     """Write the new file beside the old one, with its owner and mode."""
     live = _at(root, path)
     live.parent.mkdir(parents=True, exist_ok=True)
-    staged = live.with_name(live.name + _STAGED)
+    staged = _staged(root, path)
     _write(staged, text.encode(errors="surrogateescape"), like=live if live.exists() else None)
     return staged
 

@@ -73,7 +73,7 @@ def _command(path: PurePosixPath, staged: Mapping[PurePosixPath, Path]) -> _Chec
     """Return how a file is checked. Raises HostError when the checker is not installed."""
     file = staged[path]
     if path == DHCPD:
-        return _Check(tool=find_tool("dhcpd", package="isc-dhcp-server"), argv=("-4", "-t", "-q", "-cf", str(file)))
+        return _Check(tool=find_tool("dhcpd", package="isc-dhcp-server"), argv=("-4", "-t", "-cf", str(file)))
     if path == KEA:
         return _Check(tool=find_tool("kea-dhcp4", package="kea-dhcp4-server"), argv=("-t", str(file)))
     if path == NAT:

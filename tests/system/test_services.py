@@ -1,24 +1,26 @@
-"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says
-it is.
-"""
+"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says it is."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
+from builder.errors import VerdictError
 from builder.inventory import Inventory, load_inventory
 from builder.run import run, spawn
 from builder.services import render
-from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, pxe_option
+from builder.services_apply import apply
+from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
 from builder.services_files import ServerRole
 from tests.clusters import variant
 
@@ -167,7 +169,7 @@ def test_a_board_with_a_disk_is_not_told_to_boot_from_the_network(server: str, t
         options = answer["options"]
         assert isinstance(options, dict)
         assert "66" not in options
-        assert b"Raspberry Pi Boot".hex() not in options.get("43", "")
+        assert "Raspberry Pi Boot".encode().hex() not in options.get("43", "")
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -196,3 +198,90 @@ def test_dnsmasq_takes_a_changed_reservation_on_a_reload(tmp_path: Path) -> None
         reservations.write_text(reservations.read_text().replace("192.168.2.30,", "192.168.2.99,"))
         os.kill(int((tmp_path / "scratch" / "pid").read_text()), 1)
         assert made.lease(node.mac, "-", boot=False)["address"] == "192.168.2.99"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_file_passes_its_servers_checker(server: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    files = render(
+        load_inventory(variant(tmp_path, dhcp=server, more="    dynamic: 192.168.2.100-192.168.2.109\n")), "backup"
+    )
+    checked = {one.tool: one.result for one in apply(files, tmp_path / "root").checked}
+    tool = {"isc-dhcp": "dhcpd", "dnsmasq": "dnsmasq", "kea": "kea-dhcp4"}[server]
+    assert checked == {tool: "ok", "nft": "ok", "ssh": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("server", "path", "old", "new", "said"),
+    [
+        (
+            "isc-dhcp",
+            DHCPD,
+            "hardware ethernet",
+            "hardware token",
+            "expecting network hardware type|semicolon expected|Configuration file errors",
+        ),
+        ("kea", KEA, '"match-client-id"', '"match-client"', "match-client"),
+        ("dnsmasq", DNSMASQ, "dhcp-range=", "dhcp-rang=", "bad option at line"),
+        ("dnsmasq", RESERVATIONS, ",192.168.2.30,", ",192.168.2.31,", "duplicate dhcp-host IP address"),
+    ],
+)
+def test_what_a_checker_refuses_changes_nothing(
+    server: str, path: PurePosixPath, old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    inventory = load_inventory(variant(tmp_path, dhcp=server))
+    apply(render(inventory, "login"), root)
+    before = {file: file.read_bytes() for file in (root / "etc").rglob("*") if file.is_file()}
+    broken = []
+    for file in render(inventory, "login"):
+        text = file.text.replace(old, new) if file.path == path else file.text + "# changed\n"
+        broken.append(replace(file, text=text))
+    with pytest.raises(VerdictError, match=said):
+        apply(broken, root)
+    assert {file: file.read_bytes() for file in (root / "etc").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("server", ["dnsmasq", "tftpd-hpa"])
+def test_a_board_loads_its_files_over_tftp(server: str, tmp_path: Path) -> None:
+    inventory = load_inventory(variant(tmp_path, tftp=server))
+    root = tmp_path / "tftp"
+    (root / "boot" / NODE / "1").mkdir(parents=True)
+    (root / "c0a3cab4").symlink_to(f"boot/{NODE}/1")
+    content = bytes(range(256)) * 4000
+    (root / "c0a3cab4" / "start4.elf").write_bytes(content)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)  # the servers are not root when they read
+    files = write(inventory, "login", tmp_path)
+    with network("192.168.2.1") as made:
+        run(["ip", "-n", made.client, "address", "add", "192.168.2.30/24", "dev", "eth0"])
+        argv = tftp_command(server, files, root, tmp_path)
+        with spawn(["ip", "netns", "exec", made.server, *argv]):
+            script = (
+                "import hashlib, sys; from builder.tftp import *; "
+                "got = get(Server(host='192.168.2.1', timeout=2), sys.argv[1]); "
+                "print(got.block_size, hashlib.sha256(got.data).hexdigest())"
+            )
+            said = ""
+            for _ in range(10):
+                asked = ["ip", "netns", "exec", made.client, sys.executable, "-c", script, "c0a3cab4/start4.elf"]
+                ended = run(asked, cwd=PROJECT, check=False, merge=True)
+                said = ended.stdout
+                if ended.returncode == 0:
+                    break
+                time.sleep(0.3)
+    assert said.split() == ["1468", hashlib.sha256(content).hexdigest()]
+
+
+def tftp_command(server: str, files: Mapping[PurePosixPath, Path], root: Path, scratch: Path) -> list[str]:
+    """Return how a TFTP server is started with what was rendered, on another directory."""
+    if server == "dnsmasq":
+        text = files[DNSMASQ].read_text().replace("/srv/netboot/tftp", str(root))
+        (scratch / "dnsmasq.conf").write_text(text)
+        return ["dnsmasq", "-k", "--user=nobody", "-C", str(scratch / "dnsmasq.conf"), f"--pid-file={scratch / 'pid'}"]
+    settings = dict(line.split("=", 1) for line in files[TFTPD].read_text().splitlines() if "=" in line[:20])
+    values = {name: value.strip('"') for name, value in settings.items()}
+    assert values["TFTP_DIRECTORY"] == "/srv/netboot/tftp"
+    options = [*values["TFTP_OPTIONS"].split(), "--user", values["TFTP_USERNAME"], "--address", values["TFTP_ADDRESS"]]
+    return ["in.tftpd", "--foreground", *options, str(root)]
