@@ -50,11 +50,12 @@ class Emulation:
         shown: tuple[tuple[Path, str], ...] = (
             (self.qemu, "/run/pibuild/qemu"),
             (self.tools / "root", "/run/pibuild/tools"),
+            (self.tools / "libraries", "/run/pibuild/libamd64"),
         )
         return (*shown, (self.log, "/run/pibuild/log")) if self.log else shown
 
     def lowers(self, *, full_perl: bool) -> tuple[Path, ...]:
-        """Return the bottom-most overlay directories: the loader and libraries of the stand-ins.
+        """Return the bottom-most overlay directories: what the stand-ins load by compiled-in paths.
 
         `full_perl`: the target has more of perl than its base package, so its native modules must be found too.
         """

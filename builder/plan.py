@@ -19,7 +19,7 @@ from builder.hashing import digest_of
 from builder.lock import Lock, base_question, recipe_artifacts, remembered
 from builder.recipe import Recipe, RecipeLayer, RecipeStep
 
-ENGINE = 7  # raised when the engine makes another layer of the same inputs
+ENGINE = 8  # raised when the engine makes another layer of the same inputs
 BASE, FINISH = "base", "finish"
 UNRESOLVED = "unresolved"
 

@@ -1,7 +1,8 @@
 """The native tools tree: the host architecture's builds of the programs that a package installation spends its time in.
 
     tools/KEY/root/            the packages, unpacked (not configured)
-    tools/KEY/lower/           loader and libraries where the programs look for them; the bottom-most overlay directory
+    tools/KEY/libraries/       loader and libraries, seen at /run/pibuild/libamd64 while a program runs
+    tools/KEY/lower/           what libraries load by a compiled-in path; the bottom-most overlay directory
     tools/KEY/perl/            the same for the modules of a full perl, for targets that have one
     tools/KEY/programs.json    {path in the target: [package, version]}
 
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from builder.apt import Apt, Deb, Request
 from builder.cache import Cache, commit, read_json, write_json
+from builder.errors import HostError
 from builder.hashing import digest_of
 from builder.run import find_tool, run
 
-VERSION = 4
+VERSION = 5
 PACKAGES = (
     "base-files", "bash", "bsdutils", "bzip2", "ca-certificates", "coreutils", "cpio", "dash", "debconf",
     "debianutils", "diffutils", "dpkg", "dracut-install", "findutils", "gpgv", "grep", "gzip", "hostname",
@@ -52,6 +54,11 @@ _PATCHED = (
 _ELF = b"\x7fELF"
 _LIBPERL = "?name(^libperl5[.][0-9]+$)"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
+_LOADER = "ld-linux-x86-64.so.2"
+# Where programs look for their loader, and the loader for libraries: constants, replaced by others of the same length.
+# At their own places a hook of the target could take them for its own (`for library in /usr/lib/*/libkmod.so.*`).
+_INTERPRETER = (b"/lib64/ld-linux-x86-64.so.2\0", b"/run/pibuild/libamd64/ld.so\0")
+_SEARCHED = (b"\0/lib/x86_64-linux-gnu/\0", b"\0/run/pibuild/libamd64/\0")
 
 
 def resolve_tools(apt: Apt) -> tuple[Deb, ...]:
@@ -86,10 +93,16 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
             if path.name != "lib":
                 shutil.rmtree(path)
         for name in _PATCHED:
-            _patch(root / "usr/bin" / name)
+            _patch(root / "usr/bin" / name, b"\0amd64\0", b"\0arm64\0")
         programs = _programs(cache, root, debs)
+        for program in programs:
+            _patch(root / program[1:], *_INTERPRETER)
         write_json(work / "tree" / "programs.json", programs)
-        _make_lower(root, work / "tree" / "lower")
+        _make_libraries(root / _LIBRARIES, work / "tree" / "libraries")
+        _make_lower(root / _LIBRARIES, work / "tree" / "lower" / _LIBRARIES)
+        for path in (work / "tree" / "perl" / _LIBRARIES).iterdir():
+            if not path.is_dir():
+                path.unlink()
         commit(work / "tree", final)
     return final
 
@@ -109,10 +122,10 @@ def source_version(version: str) -> str:
     return re.sub(r"\+b[0-9]+$", "", version)
 
 
-def _patch(program: Path) -> None:
-    """Make a native dpkg program answer for arm64: the architecture is a constant of five letters in it."""
+def _patch(program: Path, old: bytes, new: bytes) -> None:
+    """Replace a constant of a program by another of the same length: all it takes to answer, or look, elsewhere."""
     if program.exists():
-        program.write_bytes(program.read_bytes().replace(b"\0amd64\0", b"\0arm64\0"))
+        program.write_bytes(program.read_bytes().replace(old, new))
 
 
 def _programs(cache: Cache, root: Path, debs: Sequence[Deb]) -> dict[str, list[str]]:
@@ -145,8 +158,26 @@ def merged_path(path: str) -> str:
     return f"usr/{path}" if path.startswith(("bin/", "sbin/", "lib/", "lib64/")) else path
 
 
-def _make_lower(root: Path, lower: Path) -> None:
-    (lower / "usr/lib64").mkdir(parents=True)
-    (lower / "lib64").symlink_to("usr/lib64")
-    shutil.copytree(root / _LIBRARIES, lower / _LIBRARIES, symlinks=True)
-    shutil.copy2(root / _LIBRARIES / "ld-linux-x86-64.so.2", lower / "usr/lib64/ld-linux-x86-64.so.2")
+def _make_libraries(source: Path, into: Path) -> None:
+    """Copy the libraries, and the loader, made to look for them where they will be seen. Raises HostError."""
+    into.mkdir()
+    for path in source.iterdir():
+        if not path.is_dir():
+            shutil.copy2(path, into / path.name, follow_symlinks=False)
+    loader = (source / _LOADER).read_bytes()
+    old, new = _SEARCHED
+    if loader.count(old) != 1:
+        raise HostError(
+            f"the C library's loader {_LOADER} has no search path that could be changed",
+            hint="--emulation full builds without native tools",
+        )
+    (into / "ld.so").write_bytes(loader.replace(old, new))
+    (into / "ld.so").chmod(0o755)
+
+
+def _make_lower(source: Path, into: Path) -> None:
+    """Copy what is loaded by a compiled-in path (perl's modules, gconv, private libraries): directories, no libraries."""
+    into.mkdir(parents=True)
+    for path in source.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, into / path.name, symlinks=True)
