@@ -12,15 +12,29 @@ IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
 # More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
 ARGS ?=
 PEERS ?=
+EMULATION ?=
 
 # sudo forgets the environment: these pass.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools btrfs-progs ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev libcap2-bin \
+	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
 	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
-	qemu-utils util-linux xfsprogs xz-utils zstd
+	qemu-utils util-linux xz-utils zstd
+
+# What only tests need: file systems, and servers that they run in namespaces of their own. On this machine none of the
+# servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot
+# (disabled). `pibuild services apply` enables what it needs.
+TEST_PACKAGES := \
+	btrfs-progs dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables rpcbind tftpd-hpa \
+	xfsprogs
+WANTED = $(PACKAGES)
+test unit bench: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
+POLICY := /usr/sbin/policy-rc.d
+QUIET_SERVERS = if [ ! -e $(POLICY) ]; then trap '$(SUDO) rm -f $(POLICY)' EXIT; \
+	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin $(POLICY); fi;
 
 # A run as root leaves nothing behind in the checkout that its owner could not write to afterwards.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/pibuild-hypothesis
@@ -48,8 +62,8 @@ unit: install
 test: install ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
 
-bench: install ## measure builds; PEERS=1 also measures other builders on the same task
-	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(PEERS),--peers) $(ARGS)
+bench: install ## measure builds; EMULATION=1 also what emulation costs, PEERS=1 also other builders on the same task
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)
 
 clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)
 	$(SUDO) find output -mindepth 1 ! -name .gitkeep -delete
@@ -62,12 +76,14 @@ install: system .venv/.installed ## install the system packages and .venv, nothi
 # give: only a package that cannot be installed stops.
 system:
 	@command -v dpkg-query >/dev/null || { echo 'error: this Makefile installs with apt: Debian 12/13 or Ubuntu 24.04' >&2; exit 3; }
-	@there=" $$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null || :; } | sed -n 's/^installed //p' | tr '\n' ' ')"; \
-	missing=(); for package in $(PACKAGES); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
+	@there=" $$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(WANTED) 2>/dev/null || :; } | sed -n 's/^installed //p' | tr '\n' ' ')"; \
+	missing=(); for package in $(WANTED); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
 	if (( $${#missing[@]} )); then \
 		echo "installing: $${missing[*]}"; \
 		$(SUDO) apt-get update -qq || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \
-		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yqq -o DPkg::Use-Pty=0 --no-install-recommends "$${missing[@]}"; \
+		$(QUIET_SERVERS) $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -yqq -o DPkg::Use-Pty=0 --no-install-recommends "$${missing[@]}"; \
+		for server in $(SERVERS); do if [[ " $${missing[*]} " == *" $${server%.*} "* ]] && command -v systemctl >/dev/null; then \
+			$(SUDO) systemctl --quiet disable "$$server" || :; fi; done; \
 	fi
 
 # The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import re
 
-from builder.bootloader_boot import Boot, BootReport, Eeprom, Stop
+from builder.bootloader_boot import Boot, BootReport, Eeprom, Request, Stop
 from builder.bootloader_config import BOARDS, Config, evaluate
 from builder.bootloader_tree import Tree
 from builder.errors import InputError, Problem
+
+__all__ = ["EXPLAIN_COLUMNS", "BootReport", "Eeprom", "Request", "explain", "simulate"]
 
 _WITH_VL805 = frozenset({"pi4", "pi400"})  # the USB controller whose firmware the bootloader may update
 _NO_FIRMWARE = "On its screen: 'Firmware not found'; its LED blinks 4 times."

@@ -177,7 +177,7 @@ class _Reader:
         word, _, rest = line.partition(" ")
         if word == "include":
             self.included(rest.strip(), depth)
-        elif "=" in line and not (word in _COMMANDS and rest and "=" not in word):
+        elif "=" in line and (word not in _COMMANDS or rest.lstrip().startswith("=")):
             self.property(line)
         elif word == "initramfs":
             self.ramfs(rest.split())

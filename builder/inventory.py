@@ -123,12 +123,29 @@ def find_inventory(given: Path | None = None) -> Path:
 def load_inventory(path: Path) -> Inventory:
     """Read and check an inventory. Raises InputError with every problem, in the order of the file."""
     document = load(path)
-    file = validate(InventoryFile, document)
+    try:
+        file = validate(InventoryFile, document)
+    except InputError as error:
+        numbers = _numbers(document)
+        raise InputError(*(numbers.get(problem.mark, problem) for problem in error.problems)) from error
     checks = Checks(file=file, document=document)
     checks.run()
     if checks.problems:
         raise InputError(*in_file_order(checks.problems))
     return _resolve(path, document, file)
+
+
+def _numbers(document: Document) -> dict[Mark | None, Problem]:
+    """Return what to say of serial numbers and MAC addresses that YAML takes for numbers, by their place."""
+    nodes = document.value.get("nodes") if isinstance(document.value, dict) else None
+    found: dict[Mark | None, Problem] = {}
+    for index, entry in enumerate(nodes if isinstance(nodes, list) else []):
+        for field in ("serial", "mac"):
+            if isinstance(entry, dict) and isinstance(entry.get(field), int | float):
+                mark = document.mark(("nodes", index, field))
+                message = f"node '{entry.get('name')}': {field} is a number to YAML as it is written; put it in quotes"
+                found[mark] = Problem(message=message, mark=mark, hint=f'{field}: "…"')
+    return found
 
 
 def _resolve(path: Path, document: Document, file: InventoryFile) -> Inventory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
@@ -18,6 +19,9 @@ from builder.yamlfile import Document
 _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # Kubernetes, labels
 _POINT_TO_POINT = 31  # RFC 3021: so short a subnet has no broadcast address
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+_WORD = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # what goes into paths and configuration files
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # adduser(8)
+_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
 
 Path = tuple[str | int, ...]
 
@@ -76,9 +80,20 @@ class Checks:
             self.address(("cluster", "dns", index), "name server", server)
         if not PurePosixPath(cluster.netboot).is_absolute():
             self.complain(("cluster", "netboot"), f"netboot '{cluster.netboot}' is not an absolute path")
+        self.form(("cluster", "name"), "the cluster's name", cluster.name, _WORD)
+        self.form(("cluster", "domain"), "domain", cluster.domain, _WORD)
+        zones = zoneinfo.available_timezones()  # none where the machine has no tzdata
+        if zones and cluster.timezone not in zones:
+            meant = did_you_mean(cluster.timezone, zones)
+            self.complain(("cluster", "timezone"), f"unknown time zone '{cluster.timezone}'{meant}")
         for name, written in (("services", cluster.pools.services), ("dynamic", cluster.pools.dynamic)):
             if written is not None:
                 self.check_pool(name, written)
+
+    def form(self, path: Path, what: str, written: str | None, shape: re.Pattern[str]) -> None:
+        """Complain about a name that is not of its form."""
+        if written is not None and not shape.fullmatch(written):
+            self.complain(path, f"{what} '{written}' has a character that does not belong there")
 
     def network(self, written: str) -> IPv4Network | None:
         """Return the subnet, or complain."""
@@ -149,6 +164,8 @@ class Checks:
             if server is None:
                 continue
             path = ("cluster", "servers", role, "node")
+            self.form((*path[:-1], "interface"), "interface", server.interface, _INTERFACE)
+            self.form((*path[:-1], "uplink"), "interface", server.uplink, _INTERFACE)
             owner = self.names.get(server.node)
             if owner is None:
                 meant = did_you_mean(server.node, self.names)
@@ -171,6 +188,9 @@ class Checks:
         if settings.board is not None and settings.board not in BOARDS:
             meant = did_you_mean(settings.board, BOARDS)
             self.complain((*path, "board"), f"unknown board '{settings.board}'{meant}", f"one of {', '.join(BOARDS)}")
+        self.form((*path, "image"), "image", settings.image, _WORD)
+        self.form((*path, "site"), "site", settings.site, _LABEL_VALUE)
+        self.form((*path, "user"), "user", settings.user, _USER)
         for key, value in settings.labels.items():
             if not _LABEL.fullmatch(key):
                 hint = "letters, digits, '-', '_' and '.'"

@@ -70,7 +70,7 @@ def get(server: Server, name: str, *, block_size: int = BLOCK_SIZE, abort: bool 
             talk.send(struct.pack("!HH", _ERROR, 0) + b"Early terminate\0")
             return Got(size=size, block_size=agreed, data=b"")
         if opcode == _OACK:
-            opcode, body = talk.ask(struct.pack("!HH", _ACK, 0))
+            opcode, body = talk.ask(struct.pack("!HH", _ACK, 0), block=1)
         data = talk.blocks(opcode, body, agreed)
     if size is not None and size != len(data):
         raise TftpError(f"{name}: {len(data)} bytes came, the server promised {size}")

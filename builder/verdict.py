@@ -136,10 +136,10 @@ class Shell:
             ).stderr
         )
 
-    def host_keys(self, *, timeout: float) -> frozenset[str]:
-        """Return the fingerprints of the server's host keys."""
+    def host_keys(self, *, timeout: float) -> Mapping[str, str]:
+        """Return the fingerprints of the server's host keys by kind."""
         done = _patient(["ssh-keyscan", "-T", f"{timeout:.0f}", "-p", str(self.port), "127.0.0.1"], 4 * timeout)
-        return frozenset(fingerprints(done.stdout))
+        return fingerprints(done.stdout)
 
     def _ssh(self) -> list[str]:
         options = ("BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "LogLevel=ERROR")
@@ -198,11 +198,11 @@ def offered(stderr: str) -> tuple[str, ...]:
     return tuple(found.group(1).split(",")) if found else ()
 
 
-def fingerprints(keyscan: str) -> list[str]:
-    """Return `TYPE SHA256:…` for each line of ssh-keyscan, as ssh-keygen -l prints a key."""
+def fingerprints(keyscan: str) -> Mapping[str, str]:
+    """Return the fingerprints in ssh-keyscan's output by kind of key, in the form of `ssh-keygen -l`: `SHA256:…`."""
     keys = [line.split() for line in keyscan.splitlines() if line and not line.startswith("#")]
-    digests = [(kind, hashlib.sha256(base64.b64decode(key)).digest()) for _, kind, key, *_ in keys]
-    return [f"{kind} SHA256:{base64.b64encode(digest).decode().rstrip('=')}" for kind, digest in digests]
+    digests = {kind: hashlib.sha256(base64.b64decode(key)).digest() for _, kind, key, *_ in keys}
+    return {kind: f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}" for kind, digest in digests.items()}
 
 
 def facts(stdout: str) -> Mapping[str, str]:
@@ -221,6 +221,16 @@ def distinct(name: str, first: str, second: str) -> Check:
         return Check(name=name, ok=False, detail="could not be read")
     shared = first == second
     return Check(name=name, ok=not shared, detail=f"both copies have {first}" if shared else f"{first}, {second}")
+
+
+def own_keys(one: Mapping[str, str], other: Mapping[str, str]) -> Check:
+    """Return the check that two nodes share no host key (kind to fingerprint); what only one has says nothing."""
+    name = "host keys unique"
+    kinds = sorted(set(one) & set(other))
+    if not kinds:
+        return Check(name=name, ok=False, detail="ssh-keyscan got no answer")
+    shared = [f"{kind} {one[kind]}" for kind in kinds if one[kind] == other[kind]]
+    return Check(name=name, ok=not shared, detail=f"both copies have {shared[0]}" if shared else ", ".join(kinds))
 
 
 def grown(expected: Expected, now: int) -> Check:
@@ -388,16 +398,8 @@ def _metrics(machine: Seen, known: Mapping[str, str], watch: _Watch) -> Check:
 
 
 def _host_keys(first: Seen, second: Seen, watch: _Watch) -> Check:
-    name = "host keys unique"
     one, other = (machine.shell.host_keys(timeout=watch.left(60)) for machine in (first, second))
-    if not one or not other:
-        return Check(name=name, ok=False, detail="ssh-keyscan got no answer")
-    shared = sorted(one & other)
-    return Check(
-        name=name,
-        ok=not shared,
-        detail=f"both copies have {shared[0]}" if shared else f"{len(one)} and {len(other)} keys",
-    )
+    return own_keys(one, other)
 
 
 def _no_password(machine: Seen, watch: _Watch) -> Check:

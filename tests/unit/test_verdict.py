@@ -19,6 +19,7 @@ from builder.verdict import (
     grown,
     look_at_console,
     offered,
+    own_keys,
 )
 
 GOOD = Check(name="kernel up", ok=True, detail="6.12")
@@ -91,7 +92,7 @@ def test_fingerprints_are_those_that_ssh_keygen_prints() -> None:
         "# 127.0.0.1:22 SSH-2.0-OpenSSH_10.0\n"
         "[127.0.0.1]:22 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOP6ITZpyYJTVHCBzSUTP9DGlWr3rSAFBcQKKWqD4Kv1\n"
     )
-    assert fingerprints(scan) == ["ssh-ed25519 SHA256:DDTuObTYd6S7ttDuzwxu5beexeibCSyl9R4xJFIRB0c"]
+    assert fingerprints(scan) == {"ssh-ed25519": "SHA256:DDTuObTYd6S7ttDuzwxu5beexeibCSyl9R4xJFIRB0c"}
 
 
 def test_facts_take_lines_with_a_value_and_no_others() -> None:
@@ -112,6 +113,20 @@ def test_copies_that_share_an_id_are_caught() -> None:
     assert not distinct("machine-id unique", "abc", "abc").ok
     assert distinct("machine-id unique", "abc", "abd").ok
     assert not distinct("machine-id unique", "", "").ok
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "ok"),
+    [
+        ({"ed25519": "a", "rsa": "b"}, {"ed25519": "c", "rsa": "d"}, True),
+        ({"ed25519": "a", "rsa": "b"}, {"ed25519": "c", "rsa": "b"}, False),
+        ({"ed25519": "a", "rsa": "b"}, {"ed25519": "c"}, True),
+        ({"ed25519": "a"}, {"rsa": "b"}, False),
+        ({}, {}, False),
+    ],
+)
+def test_host_keys_are_compared_kind_by_kind(one: dict[str, str], other: dict[str, str], *, ok: bool) -> None:
+    assert own_keys(one, other).ok is ok
 
 
 @pytest.mark.parametrize(("now", "ok"), [(1000 << 20, False), (1900 << 20, False), (2900 << 20, True)])

@@ -1,0 +1,155 @@
+"""The commands for the login and backup nodes: what their servers are configured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from builder import console
+from builder.cli_options import example, json_option, plain
+
+if TYPE_CHECKING:
+    from builder.services_files import ConfigFile, Serving
+
+
+def _inventory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what all commands here take: --role and --cluster."""
+    role = click.option(
+        "--role", type=click.Choice(["login", "backup"]), default="login", show_default=True, help="Which server."
+    )
+    cluster = click.option(
+        "--cluster",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
+    )
+    return role(cluster(command))
+
+
+_root_option = click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="Directory that stands for the server's /; no server is told then.",
+)
+
+
+@click.group(
+    epilog=example(
+        "pibuild services diff --role login",
+        "sudo pibuild services apply --role login",
+    )
+)
+def services() -> None:
+    """Configure the servers nodes boot from.
+
+    DHCP, TFTP, NFS exports, NAT, hosts and ssh files of the login and the backup node, from the inventory. Both answer
+    a node identically.
+    """
+
+
+@services.command(
+    epilog=example(
+        "pibuild services render --role backup -o /tmp/backup",
+        "pibuild services render --json | jq -r '.[].path'",
+    )
+)
+@_inventory_options
+@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Directory; default: stdout.")
+@json_option
+def render(role: Literal["login", "backup"], cluster: Path | None, output: Path | None, as_json: bool) -> None:
+    """Write the servers' files to a directory.
+
+    Of a file like /etc/hosts it is only the part that pibuild writes. Needs no root.
+    """
+    _, files = _files(role, cluster)
+    if output is not None:
+        for file in files:
+            path = output / file.path.relative_to("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text)
+    if as_json:
+        console.print_json(plain([{"path": str(file.path), "text": file.text} for file in files]))
+    elif output is not None:
+        console.say(f"{output}: {len(files)} files")
+    else:
+        for file in files:
+            console.say(f"==> {file.path} <==\n{file.text}")
+
+
+@services.command(
+    epilog=example(
+        "pibuild services diff --role login",
+        "pibuild services diff --role backup --json | jq -r '.[].path'",
+    )
+)
+@_inventory_options
+@_root_option
+@json_option
+def diff(role: Literal["login", "backup"], cluster: Path | None, root: Path, as_json: bool) -> None:
+    """Say what an apply would change.
+
+    Compares with the files of this machine. Needs no root as long as they can be read.
+    """
+    from builder.services_apply import compare
+
+    _, files = _files(role, cluster)
+    changes = compare(files, root)
+    if as_json:
+        console.print_json([{**plain(change), "path": str(change.path), "kind": change.kind} for change in changes])
+        return
+    for change in changes:
+        console.say("\n".join(change.lines()) or f"{change.path}: {change.kind}, empty")
+    if not changes:
+        console.say("nothing to change")
+
+
+@services.command(
+    epilog=example(
+        "sudo pibuild services apply --role login",
+        "pibuild services apply --role backup --root /mnt/backup",
+    )
+)
+@_inventory_options
+@_root_option
+@json_option
+def apply(role: Literal["login", "backup"], cluster: Path | None, root: Path, as_json: bool) -> None:
+    """Replace the servers' files and reload.
+
+    The servers' own checkers read the new files first; when one refuses, nothing changes. A server that does not take
+    them gets the old ones back. What was there is kept in /var/backups/pibuild/services. Needs root.
+    """
+    from builder.run import require_root
+    from builder.services_apply import apply as apply_files
+    from builder.services_check import say_checked
+    from builder.services_units import Servers
+
+    here, files = _files(role, cluster)
+    live = root == Path("/")
+    if live:
+        require_root("services apply")
+    servers = Servers(here=here) if live else None
+    applied = apply_files(files, root, servers=servers)
+    commands = servers.said if servers else []
+    if as_json:
+        changes = [{"path": str(change.path), "kind": change.kind} for change in applied.changes]
+        console.print_json({**plain(applied), "changes": changes, "commands": plain(commands)})
+        return
+    say_checked(applied.checked)
+    for change in applied.changes:
+        console.say(f"{change.kind}: {change.path}")
+    for command in commands:
+        console.say(f"ran: {' '.join(command)}")
+    console.say(f"what was there before: {applied.backup}" if applied.backup else "nothing to change")
+
+
+def _files(role: Literal["login", "backup"], cluster: Path | None) -> tuple[Serving, tuple[ConfigFile, ...]]:
+    from builder.inventory import find_inventory, load_inventory
+    from builder.services import render as render_files
+    from builder.services_files import serving
+
+    inventory = load_inventory(find_inventory(cluster))
+    return serving(inventory, role), render_files(inventory, role)

@@ -1,0 +1,25 @@
+"""Inventories for tests: the lab's, in variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+LAB = Path(__file__).parents[1] / "cluster.yaml"
+
+
+def variant(
+    directory: Path, *, dhcp: str = "isc-dhcp", tftp: str = "tftpd-hpa", nfs: str = "kernel", more: str = ""
+) -> Path:
+    """Write the lab's inventory with other servers; `more` is put under `pools:`. Returns the file."""
+    text = LAB.read_text()
+    for old, new in (
+        ("dhcp: {server: isc-dhcp", f"dhcp: {{server: {dhcp}"),
+        ("tftp: {server: tftpd-hpa", f"tftp: {{server: {tftp}"),
+        ("nfs: {server: kernel", f"nfs: {{server: {nfs}"),
+        ("  pools:\n", f"  pools:\n{more}"),
+    ):
+        assert old in text, f"cluster.yaml has no {old!r} any more"
+        text = text.replace(old, new)
+    path = directory / "cluster.yaml"
+    path.write_text(text)
+    return path

@@ -1,0 +1,287 @@
+"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says it is."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from builder.errors import VerdictError
+from builder.inventory import Inventory, load_inventory
+from builder.run import run, spawn
+from builder.services import render
+from builder.services_apply import apply
+from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
+from builder.services_files import ServerRole
+from tests.clusters import variant
+
+pytestmark = pytest.mark.root
+
+PROJECT = Path(__file__).parents[2]
+NODE = "yellow3"
+CLIENT_IDS = {  # what the three DHCP clients of one boot send
+    "eeprom": "-",
+    "initramfs": "01e45f01f5f1ae",
+    "system": "ff01f5f1ae000200000ab11f0b9b7a2d5e6c4f",
+}
+YEAR = 365 * 86400  # seconds; dhcpd cuts an endless lease to what is left until 2038
+SERVERS = ("isc-dhcp", "dnsmasq", "kea")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """Two namespaces with one cable: the server's end is eth0 with the server's address, the client's has none."""
+
+    server: str
+    client: str
+
+    def lease(self, mac: str, client_id: str, *, boot: bool) -> Mapping[str, object]:
+        """Return what a client with this MAC address is answered."""
+        run(["ip", "-n", self.client, "link", "set", "eth0", "down"])
+        run(["ip", "-n", self.client, "link", "set", "eth0", "address", mac, "up"])
+        words = ["eth0", mac, client_id, *(["boot"] if boot else [])]
+        argv = ["ip", "netns", "exec", self.client, sys.executable, "-m", "tests.dhcp_client", *words]
+        answer: Mapping[str, object] = json.loads(run(argv, cwd=PROJECT, timeout=60).stdout)
+        return answer
+
+
+@contextlib.contextmanager
+def network(address: str) -> Iterator[Network]:
+    name = f"pb{secrets.token_hex(3)}"
+    made = Network(server=f"{name}s", client=f"{name}c")
+    with contextlib.ExitStack() as stack:
+        for namespace in (made.server, made.client):
+            run(["ip", "netns", "add", namespace])
+            stack.callback(run, ["ip", "netns", "delete", namespace])
+        run(["ip", "link", "add", "eth0", "netns", made.server, "type", "veth", "peer", "eth0", "netns", made.client])
+        run(["ip", "-n", made.server, "address", "add", f"{address}/24", "dev", "eth0"])
+        for namespace, link in ((made.server, "lo"), (made.server, "eth0"), (made.client, "eth0")):
+            run(["ip", "-n", namespace, "link", "set", link, "up"])
+        yield made
+
+
+def write(inventory: Inventory, role: ServerRole, directory: Path) -> dict[PurePosixPath, Path]:
+    """Write every rendered file below a directory; return where each is."""
+    written = {}
+    for file in render(inventory, role):
+        path = directory / file.path.relative_to("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.text)
+        written[file.path] = path
+    return written
+
+
+def dhcp_command(server: str, files: Mapping[PurePosixPath, Path], scratch: Path) -> list[str]:
+    """Return how a server is started with its rendered configuration, its state kept in a scratch directory."""
+    leases = scratch / "leases"
+    leases.touch()
+    if server == "isc-dhcp":
+        return [
+            "dhcpd",
+            "-4",
+            "-f",
+            "-d",
+            "-cf",
+            str(files[DHCPD]),
+            "-lf",
+            str(leases),
+            "-pf",
+            str(scratch / "pid"),
+            "eth0",
+        ]
+    if server == "dnsmasq":
+        conf = files[DNSMASQ].read_text().replace(str(RESERVATIONS), str(files[RESERVATIONS]))
+        (scratch / "dnsmasq.conf").write_text(conf)
+        state = ["--log-facility=-", f"--dhcp-leasefile={leases}", f"--pid-file={scratch / 'pid'}"]
+        return ["dnsmasq", "-k", "--user=root", "-C", str(scratch / "dnsmasq.conf"), *state]
+    (scratch / "kea").mkdir()  # Kea takes no other places for its leases and its process id
+    script = 'for place in /var/lib/kea /run/kea; do mkdir -p $place; mount --bind "$0" $place; done; exec "$@"'
+    return [
+        "unshare",
+        "-m",
+        "sh",
+        "-ec",
+        script,
+        str(scratch / "kea"),
+        "env",
+        "KEA_LOCKFILE_DIR=none",
+        "kea-dhcp4",
+        "-c",
+        str(files[KEA]),
+    ]
+
+
+@contextlib.contextmanager
+def running(server: str, role: ServerRole, directory: Path) -> Iterator[tuple[Inventory, Network]]:
+    """Run a DHCP server with what is rendered for a role."""
+    inventory = load_inventory(variant(directory, dhcp=server))
+    files = write(inventory, role, directory)
+    scratch = directory / "scratch"
+    scratch.mkdir()
+    address = inventory.login.address if role == "login" else inventory.node("backup").address
+    with network(str(address)) as made, (scratch / "log").open("wb") as log:
+        argv = ["ip", "netns", "exec", made.server, *dhcp_command(server, files, scratch)]
+        with spawn(argv, stdout=log):
+            try:
+                yield inventory, made
+            except BaseException as error:
+                error.add_note((scratch / "log").read_text(errors="replace")[-4000:])
+                raise
+
+
+def text(options: Mapping[str, str], code: int) -> str:
+    return bytes.fromhex(options[str(code)]).rstrip(b"\0").decode()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_node_gets_its_address_and_options_whatever_client_id_it_sends(server: str, tmp_path: Path) -> None:
+    with running(server, "login", tmp_path) as (inventory, made):
+        node = inventory.node(NODE)
+        for name, client_id in CLIENT_IDS.items():
+            answer = made.lease(node.mac, client_id, boot=name == "eeprom")
+            options = answer["options"]
+            assert isinstance(options, dict)
+            assert answer["address"] == str(node.address), name
+            assert answer["next"] == "192.168.2.1"
+            assert text(options, 66) == "192.168.2.1"
+            assert text(options, 12) == NODE
+            assert options["1"] == "ffffff00"
+            assert options["3"] == options["6"] == options["54"] == "c0a80201"
+            assert options["51"] == "ffffffff" or (server == "isc-dhcp" and int(options["51"], 16) > 10 * YEAR)
+            if name == "eeprom":
+                assert bytes.fromhex(options["43"]) == pxe_option()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_board_with_a_disk_is_not_told_to_boot_from_the_network(server: str, tmp_path: Path) -> None:
+    with running(server, "login", tmp_path) as (inventory, made):
+        answer = made.lease(inventory.node("backup").mac, "-", boot=True)
+        assert answer["address"] == "192.168.2.3"
+        options = answer["options"]
+        assert isinstance(options, dict)
+        assert "66" not in options
+        assert "Raspberry Pi Boot".encode().hex() not in options.get("43", "")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_login_and_backup_answer_a_node_identically(server: str, tmp_path: Path) -> None:
+    answers = []
+    roles: tuple[ServerRole, ...] = ("login", "backup")
+    for role in roles:
+        (tmp_path / role).mkdir()
+        with running(server, role, tmp_path / role) as (inventory, made):
+            answer = made.lease(inventory.node(NODE).mac, CLIENT_IDS["initramfs"], boot=True)
+        options = answer["options"]
+        assert isinstance(options, dict)
+        own = options.pop("54")  # the server's own address: all that may differ
+        assert own == {"login": "c0a80201", "backup": "c0a80203"}[role]
+        if server == "isc-dhcp":
+            assert int(options.pop("51"), 16) > 10 * YEAR  # counted down to 2038
+        answers.append(answer)
+    assert answers[0] == answers[1]
+
+
+def test_dnsmasq_takes_a_changed_reservation_on_a_reload(tmp_path: Path) -> None:
+    with running("dnsmasq", "login", tmp_path) as (inventory, made):
+        node = inventory.node(NODE)
+        assert made.lease(node.mac, "-", boot=False)["address"] == "192.168.2.30"
+        reservations = tmp_path / RESERVATIONS.relative_to("/")
+        reservations.write_text(reservations.read_text().replace("192.168.2.30,", "192.168.2.99,"))
+        os.kill(int((tmp_path / "scratch" / "pid").read_text()), 1)
+        assert made.lease(node.mac, "-", boot=False)["address"] == "192.168.2.99"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_file_passes_its_servers_checker(server: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    files = render(
+        load_inventory(variant(tmp_path, dhcp=server, more="    dynamic: 192.168.2.100-192.168.2.109\n")), "backup"
+    )
+    checked = {one.tool: one.result for one in apply(files, tmp_path / "root").checked}
+    tool = {"isc-dhcp": "dhcpd", "dnsmasq": "dnsmasq", "kea": "kea-dhcp4"}[server]
+    assert checked == {tool: "ok", "nft": "ok", "ssh": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("server", "path", "old", "new", "said"),
+    [
+        (
+            "isc-dhcp",
+            DHCPD,
+            "hardware ethernet",
+            "hardware token",
+            "expecting network hardware type|semicolon expected|Configuration file errors",
+        ),
+        ("kea", KEA, '"match-client-id"', '"match-client"', "match-client"),
+        ("dnsmasq", DNSMASQ, "dhcp-range=", "dhcp-rang=", "bad option at line"),
+        ("dnsmasq", RESERVATIONS, ",192.168.2.30,", ",192.168.2.31,", "duplicate dhcp-host IP address"),
+    ],
+)
+def test_what_a_checker_refuses_changes_nothing(
+    server: str, path: PurePosixPath, old: str, new: str, said: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    inventory = load_inventory(variant(tmp_path, dhcp=server))
+    apply(render(inventory, "login"), root)
+    before = {file: file.read_bytes() for file in (root / "etc").rglob("*") if file.is_file()}
+    broken = []
+    for file in render(inventory, "login"):
+        text = file.text.replace(old, new) if file.path == path else file.text + "# changed\n"
+        broken.append(replace(file, text=text))
+    with pytest.raises(VerdictError, match=said):
+        apply(broken, root)
+    assert {file: file.read_bytes() for file in (root / "etc").rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("server", ["dnsmasq", "tftpd-hpa"])
+def test_a_board_loads_its_files_over_tftp(server: str, tmp_path: Path) -> None:
+    inventory = load_inventory(variant(tmp_path, tftp=server))
+    root = tmp_path / "tftp"
+    (root / "boot" / NODE / "1").mkdir(parents=True)
+    (root / "c0a3cab4").symlink_to(f"boot/{NODE}/1")
+    content = bytes(range(256)) * 4000
+    (root / "c0a3cab4" / "start4.elf").write_bytes(content)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)  # the servers are not root when they read
+    files = write(inventory, "login", tmp_path)
+    with network("192.168.2.1") as made:
+        run(["ip", "-n", made.client, "address", "add", "192.168.2.30/24", "dev", "eth0"])
+        argv = tftp_command(server, files, root, tmp_path)
+        with spawn(["ip", "netns", "exec", made.server, *argv]):
+            script = (
+                "import hashlib, sys; from builder.tftp import *; "
+                "got = get(Server(host='192.168.2.1', timeout=2), sys.argv[1]); "
+                "print(got.block_size, hashlib.sha256(got.data).hexdigest())"
+            )
+            said = ""
+            for _ in range(10):
+                asked = ["ip", "netns", "exec", made.client, sys.executable, "-c", script, "c0a3cab4/start4.elf"]
+                ended = run(asked, cwd=PROJECT, check=False, merge=True)
+                said = ended.stdout
+                if ended.returncode == 0:
+                    break
+                time.sleep(0.3)
+    assert said.split() == ["1468", hashlib.sha256(content).hexdigest()]
+
+
+def tftp_command(server: str, files: Mapping[PurePosixPath, Path], root: Path, scratch: Path) -> list[str]:
+    """Return how a TFTP server is started with what was rendered, on another directory."""
+    if server == "dnsmasq":
+        text = files[DNSMASQ].read_text().replace("/srv/netboot/tftp", str(root))
+        (scratch / "dnsmasq.conf").write_text(text)
+        return ["dnsmasq", "-k", "--user=nobody", "-C", str(scratch / "dnsmasq.conf"), f"--pid-file={scratch / 'pid'}"]
+    settings = dict(line.split("=", 1) for line in files[TFTPD].read_text().splitlines() if "=" in line[:20])
+    values = {name: value.strip('"') for name, value in settings.items()}
+    assert values["TFTP_DIRECTORY"] == "/srv/netboot/tftp"
+    options = [*values["TFTP_OPTIONS"].split(), "--user", values["TFTP_USERNAME"], "--address", values["TFTP_ADDRESS"]]
+    return ["in.tftpd", "--foreground", *options, str(root)]

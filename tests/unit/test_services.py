@@ -1,0 +1,205 @@
+"""What the login and backup nodes are configured with: golden files, identical answers, and what an apply does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from builder.errors import InputError
+from builder.inventory import Inventory, load_inventory
+from builder.services import HOSTS, NAT, SYSCTL, render
+from builder.services_dhcp import (
+    DHCPD,
+    DNSMASQ,
+    INFINITE,
+    KEA,
+    RESERVATIONS,
+    TFTPD,
+    dnsmasq_checked,
+    dynamic_pool,
+    lease_seconds,
+    pxe_option,
+)
+from builder.services_files import ServerRole, serving
+from builder.services_nfs import EXPORTS, GANESHA, exports
+from builder.services_units import DNSMASQ_UNIT, ISC, KEA_UNIT, NAT_SERVICE, NFS, TFTPD_UNIT, commands
+from tests.clusters import LAB, variant
+
+GOLDEN = Path(__file__).parent / "golden" / "services"
+POOL = "    dynamic: 192.168.2.100-192.168.2.109\n"
+VARIANTS = {
+    "isc-dhcp": ("isc-dhcp", "tftpd-hpa", "kernel", ""),
+    "dnsmasq": ("dnsmasq", "dnsmasq", "ganesha", POOL),
+    "kea": ("kea", "dnsmasq", "kernel", POOL),
+}
+ROLES: tuple[ServerRole, ...] = ("login", "backup")
+
+
+def _inventory(tmp_path: Path, name: str = "isc-dhcp") -> Inventory:
+    dhcp, tftp, nfs, more = VARIANTS[name]
+    return load_inventory(variant(tmp_path, dhcp=dhcp, tftp=tftp, nfs=nfs, more=more))
+
+
+def _text(inventory: Inventory, path: object, role: ServerRole = "login") -> str:
+    return next(file.text for file in render(inventory, role) if file.path == path)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_files_are_what_they_were(
+    name: str, role: ServerRole, tmp_path: Path, golden: Callable[[Path, str], None]
+) -> None:
+    files = render(_inventory(tmp_path, name), role)
+    golden(GOLDEN / f"{name}-{role}.txt", "\n".join(f"==> {file.path} <==\n{file.text}" for file in files))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rendering_twice_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    assert render(_inventory(tmp_path, name), "login") == render(_inventory(tmp_path, name), "login")
+
+
+@pytest.mark.parametrize(("name", "path"), [("isc-dhcp", DHCPD), ("dnsmasq", RESERVATIONS), ("kea", KEA)])
+def test_login_and_backup_have_the_same_reservations_and_exports(name: str, path: object, tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path, name)
+    lines = []
+    for role in ROLES:
+        text = _text(inventory, path, role)
+        lines.append([line for line in text.splitlines() if "192.168.2." in line and "pool" not in line])
+    assert lines[0] == lines[1]
+    assert len(lines[0]) >= len(inventory.nodes)
+    assert exports(serving(inventory, "login")) == exports(serving(inventory, "backup"))
+
+
+def test_a_cluster_without_a_backup_server_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    text = LAB.read_text().replace("    backup: {node: pi_backup", "    # backup: {node: pi_backup")
+    path.write_text(text)
+    with pytest.raises(InputError, match="has no backup server"):
+        render(load_inventory(path), "backup")
+
+
+def test_login_and_backup_share_the_dynamic_pool_without_a_common_address(tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path, "kea")
+    login, backup = (dynamic_pool(serving(inventory, role)) for role in ROLES)
+    assert login is not None
+    assert backup is not None
+    assert (str(login), str(backup)) == ("192.168.2.100-192.168.2.104", "192.168.2.105-192.168.2.109")
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("infinite", INFINITE), ("12h", 43200), ("30s", 30), ("5m", 300), ("1d", 86400)]
+)
+def test_lease_times(written: str, seconds: int) -> None:
+    assert lease_seconds(written) == seconds
+
+
+def test_option_43_is_what_boards_were_recorded_to_boot_with() -> None:
+    recorded = "0601030a04005058450914000011526173706265727279205069 20426f6f74ff".replace(" ", "")
+    assert pxe_option().hex() == recorded
+
+
+def test_kea_is_json_behind_its_first_line(tmp_path: Path) -> None:
+    document = json.loads(_text(_inventory(tmp_path, "kea"), KEA).partition("\n")[2])["Dhcp4"]
+    assert document["match-client-id"] is False
+    reservations = {one["hostname"]: one for one in document["subnet4"][0]["reservations"]}
+    assert reservations["yellow3"]["client-classes"] == ["netboot"]
+    assert "client-classes" not in reservations["pi-backup"]
+
+
+def test_a_node_is_exported_to_its_own_address_alone_under_ids_that_stay(tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path)
+    listed = exports(serving(inventory, "login"))
+    assert {str(export.client) for export in listed} == {
+        str(node.address) for node in inventory.nodes if node.boot == "network"
+    }
+    assert len({export.fsid for export in listed}) == len({export.id for export in listed}) == len(listed) == 34
+    fewer = replace(inventory, nodes=tuple(node for node in inventory.nodes if node.name != "green1"))
+    kept = exports(serving(fewer, "login"))
+    assert set(kept) < set(listed)  # a node that leaves changes no other's
+    assert "no_root_squash" in _text(inventory, EXPORTS)
+
+
+def test_nodes_with_a_shared_root_read_the_generations(tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path)
+    inventory = replace(inventory, nodes=tuple(replace(node, root="shared") for node in inventory.nodes))
+    first = _text(inventory, EXPORTS).splitlines()[2]
+    assert first.startswith("/srv/netboot/generations 192.168.2.0/24(ro,")
+
+
+def test_ganesha_cannot_number_the_exports_of_a_huge_subnet(tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path, "dnsmasq")
+    far = replace(inventory.nodes[3], address=IPv4Address("192.171.2.9"))
+    with pytest.raises(InputError, match="cannot number the exports"):
+        render(replace(inventory, nodes=(*inventory.nodes[:3], far)), "login")
+
+
+def test_a_server_without_an_uplink_translates_no_addresses(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(LAB.read_text().replace(", uplink: wlan0", ""))
+    paths = {file.path for file in render(load_inventory(path), "login")}
+    assert not paths & {NAT, SYSCTL}
+
+
+def test_names_written_with_an_underscore_are_aliases(tmp_path: Path) -> None:
+    assert "192.168.2.2 mlops-master mlops_master\n" in _text(_inventory(tmp_path), HOSTS)
+
+
+def test_dnsmasq_is_checked_with_its_reservations_in_it(tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path, "dnsmasq")
+    text = dnsmasq_checked(_text(inventory, DNSMASQ), _text(inventory, RESERVATIONS))
+    assert "hostsfile" not in text
+    assert text.count("\ndhcp-host=") == len(inventory.nodes)
+
+
+def test_what_can_reload_is_not_restarted(tmp_path: Path) -> None:
+    names = {unit.name for unit in (DNSMASQ_UNIT, NFS, NAT_SERVICE, KEA_UNIT, ISC, TFTPD_UNIT)}
+    here = serving(_inventory(tmp_path), "login")
+    wanted = names - {KEA_UNIT.name}
+    assert commands(here, [HOSTS], wanted) == [("systemctl", "reload", "dnsmasq.service")]
+    assert commands(here, [EXPORTS], wanted) == [("exportfs", "-ra")]
+    assert commands(here, [NAT], wanted) == [("systemctl", "reload", "pibuild-nat.service")]
+    assert commands(here, [DHCPD], wanted) == [("systemctl", "restart", "isc-dhcp-server.service")]
+    assert commands(here, [TFTPD, SYSCTL], wanted) == [
+        ("sysctl", "-q", "-p", str(SYSCTL)),
+        ("systemctl", "restart", "tftpd-hpa.service"),
+    ]
+    assert commands(here, [], wanted) == []
+
+
+def test_another_dhcp_server_takes_over_from_the_one_that_ran(tmp_path: Path) -> None:
+    here = serving(_inventory(tmp_path, "kea"), "backup")
+    running = {ISC.name, NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name}
+    assert commands(here, [KEA], running) == [
+        ("systemctl", "disable", "--now", "isc-dhcp-server.service"),
+        ("systemctl", "enable", "kea-dhcp4-server.service"),
+        ("systemctl", "start", "kea-dhcp4-server.service"),
+    ]
+    assert commands(here, [KEA], {*running, KEA_UNIT.name} - {ISC.name}) == [
+        ("systemctl", "kill", "--signal=HUP", "kea-dhcp4-server.service")
+    ]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_ten_thousand_nodes_are_rendered_in_seconds(name: str, tmp_path: Path) -> None:
+    inventory = _inventory(tmp_path, name)
+    pattern, base = inventory.nodes[5], int(IPv4Address("192.168.3.0"))
+    nodes = tuple(
+        replace(pattern, name=f"n{number}", serial=f"{number:08x}", address=IPv4Address(base + number))
+        for number in range(10_000)
+    )
+    begun = time.process_time()
+    files = render(replace(inventory, nodes=(*inventory.nodes, *nodes)), "login")
+    assert time.process_time() - begun < 5
+    assert sum(file.text.count("n9999") for file in files) >= 4
+
+
+def test_ganesha_exports_each_node_to_itself(tmp_path: Path) -> None:
+    text = _text(_inventory(tmp_path, "dnsmasq"), GANESHA)
+    assert text.count("EXPORT {") == 34
+    assert "Clients = 192.168.2.30;" in text

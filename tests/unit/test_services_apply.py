@@ -1,0 +1,223 @@
+"""Replacing the servers' files: all or none, whatever happens in between."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import HostError, VerdictError
+from builder.services_apply import BEGIN, END, KEPT, apply, compare, recover, with_block
+from builder.services_files import ConfigFile
+
+HOSTS, KEA, OLD = (
+    PurePosixPath("/etc/hosts"),
+    PurePosixPath("/etc/kea/x.conf"),
+    PurePosixPath("/etc/pibuild/hosts-old.txt"),
+)
+FILES = (
+    ConfigFile(path=PurePosixPath("/etc/default/tftpd-hpa"), text="new\n"),
+    ConfigFile(path=HOSTS, text="192.0.2.1 a\n", block=True),
+    ConfigFile(path=KEA, text="kea\n"),
+)
+AFTER = {
+    "etc/default/tftpd-hpa": "new\n",
+    "etc/hosts": f"127.0.0.1 localhost\n{BEGIN}\n192.0.2.1 a\n{END}\n",
+    "etc/kea/x.conf": "kea\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not on the disk yet survives a killed process; waiting for a busy disk would only take time."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+class Servers:
+    """Servers that note what they are told, and refuse `refusals` times."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.told: list[tuple[PurePosixPath, ...]] = []
+        self.undone: list[tuple[PurePosixPath, ...]] = []
+
+    def update(self, changed: Sequence[PurePosixPath]) -> None:
+        self.told.append(tuple(changed))
+        if self.refusals:
+            self.refusals -= 1
+            raise VerdictError("dhcpd does not start", hint="journalctl")
+
+    def undo(self, changed: Sequence[PurePosixPath]) -> list[str]:
+        self.undone.append(tuple(changed))
+        return []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path, text in (
+        (HOSTS, "127.0.0.1 localhost\n"),
+        (PurePosixPath("/etc/default/tftpd-hpa"), "old\n"),
+        (OLD, "gone\n"),
+    ):
+        live = tmp_path / path.relative_to("/")
+        live.parent.mkdir(parents=True, exist_ok=True)
+        live.write_text(text)
+    return tmp_path
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): path.read_text() for path in sorted((root / "etc").rglob("*")) if path.is_file()
+    }
+
+
+def test_an_apply_replaces_adds_and_removes_and_a_second_has_nothing_to_do(root: Path) -> None:
+    servers = Servers()
+    (root / "etc/default/tftpd-hpa").chmod(0o600)
+    applied = apply(FILES, root, servers=servers)
+    assert [(change.kind, str(change.path)) for change in applied.changes] == [
+        ("changed", "/etc/default/tftpd-hpa"),
+        ("changed", "/etc/hosts"),
+        ("new", "/etc/kea/x.conf"),
+        ("removed", "/etc/pibuild/hosts-old.txt"),
+    ]
+    assert contents(root) == AFTER
+    assert (root / "etc/default/tftpd-hpa").stat().st_mode & 0o777 == 0o600
+    assert (root / "etc/kea/x.conf").stat().st_mode & 0o777 == 0o644
+    assert applied.backup is not None
+    assert (applied.backup / "etc/default/tftpd-hpa").read_text() == "old\n"
+    again = apply(FILES, root, servers=servers)
+    assert (again.changes, again.backup) == ((), None)
+    assert servers.told == [tuple(change.path for change in applied.changes), ()]
+
+
+def test_a_server_that_refuses_gets_the_old_files_back(root: Path) -> None:
+    before, servers = contents(root), Servers(refusals=1)
+    with pytest.raises(VerdictError, match="does not start\nundone: the files are as they were before") as caught:
+        apply(FILES, root, servers=servers)
+    assert caught.value.hint == "journalctl"
+    assert contents(root) == before
+    assert servers.undone == servers.told
+    assert recover(root) == ()
+    assert len(apply(FILES, root, servers=servers).changes) == 4
+
+
+@pytest.mark.parametrize("name", ["replace", "unlink", "chmod"])
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_failure_at_any_call_leaves_all_old_files_or_all_new_ones(
+    root: Path, monkeypatch: pytest.MonkeyPatch, name: str, at: int
+) -> None:
+    before, left, real = contents(root), [at], getattr(Path, name)
+
+    def fail(path: Path, *words: object, **options: object) -> object:
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device", str(path))
+        return real(path, *words, **options)
+
+    with monkeypatch.context() as patched, contextlib.suppress(OSError):
+        patched.setattr(Path, name, fail)
+        apply(FILES, root)
+    assert contents(root) in (before, AFTER)
+    apply(FILES, root)
+    assert contents(root) == AFTER
+    assert not list(root.rglob("*.dpkg-new"))
+
+
+@pytest.mark.tools  # forks
+@pytest.mark.parametrize("at", range(1, 30))
+def test_a_rerun_after_a_kill_at_any_moment_completes_and_tells_of_every_change(root: Path, at: int) -> None:
+    before = contents(root)
+    child = os.fork()
+    if child == 0:
+        _die_at(at)
+        apply(FILES, root, servers=Servers())
+        os._exit(0)
+    killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    servers = Servers()
+    applied = apply(FILES, root, servers=servers)
+    assert not compare(FILES, root)
+    assert not list(root.rglob("*.dpkg-new"))
+    assert not (root / "var/lib/pibuild/services/journal.json").exists()
+    done = not applied.changes
+    assert done or applied.backup is not None
+    if not done:
+        assert {change.path for change in applied.changes} == {*(file.path for file in FILES), OLD}
+        kept = (
+            {
+                str(path.relative_to(applied.backup)): path.read_text()
+                for path in applied.backup.rglob("*")
+                if path.is_file()
+            }
+            if applied.backup
+            else {}
+        )
+        assert kept == before
+        assert servers.told == [tuple(change.path for change in applied.changes)]
+    assert killed or done
+
+
+def _die_at(moment: int) -> None:
+    """Let this process end at the n-th call that changes a file, as SIGKILL would end it."""
+    left = moment
+
+    def dying(real: object) -> object:
+        def call(*words: object, **options: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os._exit(9)
+            return real(*words, **options)  # type: ignore[operator]
+
+        return call
+
+    for name in ("replace", "unlink", "chmod", "mkdir"):
+        setattr(Path, name, dying(getattr(Path, name)))
+    os.fsync = dying(os.fsync)  # type: ignore[assignment]
+
+
+def test_the_oldest_backups_go(root: Path) -> None:
+    for number in range(KEPT + 3):
+        apply([ConfigFile(path=KEA, text=f"{number}\n")], root)
+    backups = sorted((root / "var/backups/pibuild/services").iterdir())
+    assert len(backups) == KEPT
+    assert (backups[-1] / "etc/kea/x.conf").read_text() == f"{KEPT + 1}\n"
+
+
+def test_two_at_once_is_refused(root: Path) -> None:
+    class Impatient(Servers):
+        def update(self, changed: Sequence[PurePosixPath]) -> None:
+            super().update(changed)
+            apply(FILES, root)
+
+    with pytest.raises(HostError, match="another apply is running here"):
+        apply(FILES, root, servers=Impatient())
+
+
+def test_a_diff_reads_like_one(root: Path) -> None:
+    lines = {str(change.path): change.lines() for change in compare(FILES, root)}
+    assert lines["/etc/default/tftpd-hpa"] == [
+        "--- /etc/default/tftpd-hpa",
+        "+++ /etc/default/tftpd-hpa",
+        "@@ -1 +1 @@",
+        "-old",
+        "+new",
+    ]
+    assert lines["/etc/kea/x.conf"][0] == "--- /dev/null"
+    assert lines["/etc/pibuild/hosts-old.txt"][1] == "+++ /dev/null"
+
+
+@given(
+    st.lists(st.text(alphabet="ab #.\t", max_size=8), max_size=6),
+    st.lists(st.text(alphabet="cd", min_size=1, max_size=8), max_size=4),
+    st.lists(st.text(alphabet="ef", min_size=1, max_size=8), max_size=4),
+)
+def test_a_block_is_replaced_and_the_other_lines_stay(live: list[str], first: list[str], second: list[str]) -> None:
+    once = with_block("".join(f"{line}\n" for line in live), "".join(f"{line}\n" for line in first))
+    twice = with_block(once, "".join(f"{line}\n" for line in second))
+    assert twice.splitlines() == [*live, BEGIN, *second, END]
