@@ -91,11 +91,12 @@ def test_cmdline_and_fstab_name_the_root_they_belong_to(subject: Subject) -> Non
     made = personalise(subject)
     assert made.name.startswith("0123456789ab-")
     assert made.cmdline == (
-        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard rw ip=dhcp"
-        " cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
+        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard"
+        " rw ip=dhcp cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
     )
-    boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name} /boot/firmware nfs vers=3,tcp,nolock,nofail,_netdev 0 0\n"
-    assert text_of(subject, "/etc/fstab") == boot
+    boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name}"
+    options = "vers=3,tcp,nolock,nofail,_netdev"
+    assert text_of(subject, "/etc/fstab") == f"{boot} /boot/firmware nfs {options} 0 0\n"
 
 
 def test_the_name_depends_on_what_is_not_secret_alone(subject: Subject) -> None:
@@ -160,12 +161,13 @@ def test_machine_ids_are_those_of_the_serial() -> None:
 
 
 def test_fstab_loses_disks_and_nothing_else() -> None:
-    text = "# note\nLABEL=r / ext4 x 0 1\nLABEL=b /boot/firmware vfat x 0 2\n/swap none swap sw 0 0\ntmpfs /tmp tmpfs x 0 0\n"
+    disks = "LABEL=r / ext4 x 0 1\nLABEL=b /boot/firmware vfat x 0 2\n/swap none swap sw 0 0\n"
+    text = f"# note\n{disks}tmpfs /tmp tmpfs x 0 0\n"
     assert fstab_without_disks(text, "/boot/firmware") == ["# note", "tmpfs /tmp tmpfs x 0 0"]
 
 
 def test_raspberry_pi_os_does_not_resize_a_disk_it_does_not_have() -> None:
-    text = "console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/raspberrypi-sys-mods/firstboot"
+    text = "console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/x/firstboot"
     assert cmdline_for_nfs(text, ["root=/dev/nfs", "rw"]) == "console=tty1 quiet root=/dev/nfs rw\n"
 
 
