@@ -81,7 +81,11 @@ class Lab:
     def identity(self, node: str) -> dict[str, bytes]:
         """Return what makes a node the one it is."""
         root = self.root(node)
-        paths = ["etc/machine-id", *SECRETS, *(str(key.relative_to(root)) for key in (root / "etc/ssh").iterdir())]
+        paths = [
+            "etc/machine-id",
+            *SECRETS,
+            *(str(key.relative_to(root)) for key in (root / "etc/ssh").glob("ssh_host_*")),
+        ]
         return {path: (root / path).read_bytes() for path in paths if path != "etc/rancher/k3s/token"}
 
 
