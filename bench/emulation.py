@@ -89,7 +89,7 @@ def native_packages(bench: Bench) -> Result:
         f'--customize-hook=cp -u "$1"/var/cache/apt/archives/*.deb {archives}/',
         f"--include={','.join(names)}",
         SUITE,
-        # not kept: an interrupted mmdebstrap leaves the host's /dev/shm mounted in its root, which nobody may then remove
+        # not kept: an interrupted mmdebstrap leaves a mount of the host in its root, which nobody may then remove
         "/dev/null",
     ]
     for _ in ("with downloads", "without"):
