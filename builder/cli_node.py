@@ -160,7 +160,10 @@ def rollback(node: str, cluster_file: Path | None, dest: Path | None, as_json: b
 
 @click.group(epilog=example("pibuild node list", "pibuild node explain yellow3"))
 def node() -> None:
-    """List, explain and edit the nodes of the inventory."""
+    """List, explain and edit the nodes.
+
+    What cluster.yaml, the inventory, says of them.
+    """
 
 
 @node.command("list", epilog=example("pibuild node list", "pibuild node list --json"))

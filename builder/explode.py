@@ -153,10 +153,7 @@ def rollback(inventory: Inventory, name: str, dest: Path) -> tuple[str, str]:
         if not there:
             hint = f"pibuild explode --node {node.name} --image …"
             raise InputError(Problem(message=f"{node.name} has booted nothing before {current}", hint=hint))
-        kept = netboot.record(node.name, previous)
-        netboot.switch(node.name, node.serial, previous)
-        if kept.get("previous"):  # going back twice goes back further, not forth again
-            netboot.write_record(node.name, previous, kept)
+        netboot.switch(node.name, node.serial, previous, back=True)
         return current, previous
 
 

@@ -99,11 +99,15 @@ class Netboot:
             else []
         )
 
-    def switch(self, node: str, serial: str, name: str) -> None:
-        """Let a board boot a root from now on, and no other board boot as this node."""
+    def switch(self, node: str, serial: str, name: str, *, back: bool = False) -> None:
+        """Let a board boot a root from now on, and no other board boot as this node.
+
+        Going `back`, what that root had replaced stays on record: once more goes back further, not forth again.
+        """
         before = self.current(serial)
         if before != name:
-            self.write_record(node, name, {**self.record(node, name), "previous": before})
+            if not back:
+                self.write_record(node, name, {**self.record(node, name), "previous": before})
             if before:
                 (self.roots / node / f"{before}.json").touch()  # the day it was left: gc counts from it
         point(self.tftp / serial, f"boot/{node}/{name}")

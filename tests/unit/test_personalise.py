@@ -1,0 +1,204 @@
+"""A node's own files, rendered from the lab's inventory and a small generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import InputError
+from builder.generation import Generation
+from builder.inventory import load_inventory
+from builder.netboot import Netboot
+from builder.node_state import NodeState, StateFile, machine_id
+from builder.personalise import (
+    NodeFile,
+    Subject,
+    cmdline_for_nfs,
+    fstab_without_disks,
+    lint_cmdline,
+    personalise,
+)
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Subject:
+    home = tmp_path / "generations/0123456789ab"
+    for name in ("root/etc", "root/usr/share/zoneinfo/Europe", "boot"):
+        (home / name).mkdir(parents=True)
+    (home / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n")
+    (home / "root/etc/fstab").write_text("LABEL=r / ext4 defaults 0 1\n")
+    (home / "root/usr/share/zoneinfo/Europe/Athens").write_text("tz")
+    (home / "boot/cmdline.txt").write_text("console=tty0 root=LABEL=r rootwait\n")
+    (tmp_path / "cluster.yaml").write_text((PROJECT / "cluster.yaml").read_text())
+    inventory = load_inventory(tmp_path / "cluster.yaml")
+    return Subject(
+        inventory=inventory,
+        node=inventory.node("yellow3"),
+        generation=Generation(
+            directory=home, sha256="0123456789ab" + "0" * 52, boot_mount="/boot/firmware", capabilities={}
+        ),
+        netboot=Netboot(Path("/srv/netboot")),
+        state=NodeState(
+            machine_id=machine_id("c0a3cab4"),
+            login_key="ssh-ed25519 AAAA login node",
+            files=(StateFile(path="/etc/restic/password", content=b"hush\n", mode=0o600),),
+        ),
+        shared=False,
+    )
+
+
+def files_of(subject: Subject) -> Mapping[str, NodeFile]:
+    return {file.path: file for file in personalise(subject).files}
+
+
+def text_of(subject: Subject, path: str) -> str:
+    return files_of(subject)[path].content.decode()
+
+
+def test_hosts_resolve_the_node_itself_and_every_other(subject: Subject) -> None:
+    lines = text_of(subject, "/etc/hosts").splitlines()
+    assert "127.0.1.1 yellow3" in lines
+    assert "192.168.2.2 mlops-master mlops_master" in lines
+    assert not any(line.startswith("192.168.2.30 ") for line in lines)
+    assert len([line for line in lines if line.startswith("192.168.2.")]) == 18
+
+
+def test_the_login_nodes_key_opens_the_user(subject: Subject) -> None:
+    file = files_of(replace(subject, keys=("ssh-ed25519 BBBB person",)))["/home/ubuntu/.ssh/authorized_keys"]
+    assert file.content == b"ssh-ed25519 AAAA login node\nssh-ed25519 BBBB person\n"
+    assert (file.uid, file.gid, file.mode) == (1000, 1000, 0o600)
+
+
+def test_an_image_without_the_user_is_refused(subject: Subject) -> None:
+    with pytest.raises(InputError, match="no user 'kalisperas'"):
+        personalise(replace(subject, node=replace(subject.node, user="kalisperas")))
+
+
+def test_a_time_zone_that_is_none_is_refused(subject: Subject) -> None:
+    (subject.generation.root / "usr/share/zoneinfo/Europe/Athens").unlink()
+    with pytest.raises(InputError, match="no time zone 'Europe/Athens'"):
+        personalise(subject)
+
+
+def test_cmdline_and_fstab_name_the_root_they_belong_to(subject: Subject) -> None:
+    made = personalise(subject)
+    assert made.name.startswith("0123456789ab-")
+    assert made.cmdline == (
+        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard"
+        " rw ip=dhcp cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
+    )
+    boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name}"
+    options = "vers=3,tcp,nolock,nofail,_netdev"
+    assert text_of(subject, "/etc/fstab") == f"{boot} /boot/firmware nfs {options} 0 0\n"
+
+
+def test_the_name_depends_on_what_is_not_secret_alone(subject: Subject) -> None:
+    other = StateFile(path="/etc/restic/password", content=b"other\n", mode=0o600)
+    changed = replace(subject, state=replace(subject.state, files=(other,)))
+    assert personalise(changed).name == personalise(subject).name
+    assert personalise(replace(subject, salt="again")).name != personalise(subject).name
+    assert personalise(replace(subject, keys=("ssh-ed25519 B b",))).name != personalise(subject).name
+
+
+def test_templates_of_the_users_own_win_from_general_to_particular(subject: Subject) -> None:
+    overlays = subject.inventory.path.parent / "overlays"
+    for name, text in (
+        ("node", "all"),
+        ("node-role/worker", "{{ node.role }}"),
+        ("node-name/yellow3", "{{ node.name }}"),
+    ):
+        (overlays / name / "etc").mkdir(parents=True)
+        (overlays / name / "etc/motd.j2").write_text(text)
+    (overlays / "node/etc/link").symlink_to("../elsewhere")
+    assert text_of(subject, "/etc/motd") == "yellow3"
+    assert text_of(replace(subject, node=subject.inventory.node("green1")), "/etc/motd") == "worker"
+    assert files_of(subject)["/etc/link"].link == "../elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("{{ nobody }}", "'nobody' is undefined"), ("{% if %}", "Expected an expression")]
+)
+def test_a_template_that_cannot_be_rendered_is_named(subject: Subject, text: str, told: str) -> None:
+    template = subject.inventory.path.parent / "overlays/node/etc/motd.j2"
+    template.parent.mkdir(parents=True)
+    template.write_text(text)
+    with pytest.raises(InputError, match=told) as caught:
+        personalise(subject)
+    assert caught.value.problems[0].mark is not None
+    assert caught.value.problems[0].mark.file == template
+
+
+@pytest.mark.parametrize("config", ["", "snapshotter: overlayfs\n", "node-name: x\n"])
+def test_containers_overlayfs_on_nfs_is_refused(subject: Subject, config: str) -> None:
+    template = subject.inventory.path.parent / "overlays/node-name/yellow3/etc/rancher/k3s/config.yaml"
+    template.parent.mkdir(parents=True)
+    template.write_text(config)
+    with pytest.raises(InputError, match="overlayfs on an NFS root") as caught:
+        personalise(subject)
+    assert "fuse-overlayfs" in caught.value.problems[0].hint
+    fstab = subject.generation.root / "etc/fstab"
+    fstab.write_text("/dev/nbd0 /var/lib/rancher ext4 defaults 0 0\n")
+    assert personalise(subject).name
+
+
+def test_a_worker_joins_its_master(subject: Subject) -> None:
+    config = text_of(subject, "/etc/rancher/k3s/config.yaml")
+    assert "server: https://192.168.2.2:6443\n" in config
+    assert "snapshotter: fuse-overlayfs\n" in config
+    assert '  - "cable=yellow"\n' in config
+
+
+def test_machine_ids_are_those_of_the_serial() -> None:
+    assert machine_id("c0a3cab4") == "355aeb8ccdf750beba12bdb2bd314016"
+    assert machine_id("c0a3cab5") != machine_id("c0a3cab4")
+
+
+def test_fstab_loses_disks_and_nothing_else() -> None:
+    disks = "LABEL=r / ext4 x 0 1\nLABEL=b /boot/firmware vfat x 0 2\n/swap none swap sw 0 0\n"
+    text = f"# note\n{disks}tmpfs /tmp tmpfs x 0 0\n"
+    assert fstab_without_disks(text, "/boot/firmware") == ["# note", "tmpfs /tmp tmpfs x 0 0"]
+
+
+def test_raspberry_pi_os_does_not_resize_a_disk_it_does_not_have() -> None:
+    text = "console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/x/firstboot"
+    assert cmdline_for_nfs(text, ["root=/dev/nfs", "rw"]) == "console=tty1 quiet root=/dev/nfs rw\n"
+
+
+GOOD = "root=/dev/nfs nfsroot=192.168.2.1:/srv/x,vers=3,tcp rw ip=dhcp"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (GOOD.replace("vers=3", "vers=4"), "NFS version 3 alone"),
+        (GOOD.replace("tcp", "proto=tcp"), "'proto=tcp' is none"),
+        (GOOD.replace("tcp", "nconnect=4"), "'nconnect=4' is none"),
+        (GOOD.replace("tcp", "actimeo=3"), "'actimeo=3' is none"),
+        (GOOD.replace("tcp", "rsize=big"), "'rsize=big' is none"),
+        (GOOD.replace(" rw", ""), "'rw' is missing"),
+        (GOOD.replace(" ip=dhcp", ""), "ip= is missing"),
+        (GOOD.replace("192.168.2.1:", ""), "not SERVER:/PATH"),
+        (GOOD.replace("/dev/nfs", "/dev/sda"), "not /dev/nfs"),
+    ],
+)
+def test_a_command_line_that_would_not_boot_is_told(text: str, told: str) -> None:
+    assert [problem for problem in lint_cmdline(text) if told in problem] == lint_cmdline(text) != []
+
+
+def test_a_good_command_line_has_no_complaint() -> None:
+    assert lint_cmdline(GOOD) == []
+    assert lint_cmdline(GOOD.replace("tcp", "tcp,hard,nolock,timeo=600,rsize=65536")) == []
+
+
+@given(st.lists(st.from_regex(r"[a-z]{1,8}(=[a-z0-9]{1,5})?", fullmatch=True)))
+def test_any_command_line_becomes_a_good_one(words: list[str]) -> None:
+    text = cmdline_for_nfs(" ".join(words), GOOD.split())
+    assert lint_cmdline(text) == []
+    assert cmdline_for_nfs(text, GOOD.split()) == text
