@@ -12,16 +12,17 @@ IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
 # More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
 ARGS ?=
 PEERS ?=
+EMULATION ?=
 
 # sudo forgets the environment: these pass.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools ca-certificates debian-archive-keyring dmsetup dnsmasq-base dosfstools e2fsprogs gcc git gpg gpgv iproute2 \
-	isc-dhcp-server kea-dhcp4-server kpartx libc6-dev libparted-dev mmdebstrap mtools nfs-ganesha nfs-ganesha-vfs nftables \
-	openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static qemu-utils rpcbind tftpd-hpa \
-	util-linux xz-utils zstd
+	bmap-tools btrfs-progs ca-certificates debian-archive-keyring dmsetup dnsmasq-base dosfstools e2fsprogs gcc git gpg \
+	gpgv iproute2 isc-dhcp-server kea-dhcp4-server kpartx libc6-dev libcap2-bin libparted-dev mmdebstrap mtools \
+	nfs-ganesha nfs-ganesha-vfs nftables openssh-client pkg-config python3-dev python3-venv qemu-system-arm \
+	qemu-user-static qemu-utils rpcbind tftpd-hpa util-linux xfsprogs xz-utils zstd
 
 # Servers that tests run in namespaces of their own. On this machine none of them starts: not when its package is
 # installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot (disabled). `pibuild services apply` enables what it needs.
@@ -56,8 +57,8 @@ unit: install
 test: install ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
 
-bench: install ## measure builds; PEERS=1 also measures other builders on the same task
-	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(PEERS),--peers) $(ARGS)
+bench: install ## measure builds; EMULATION=1 also what emulation costs, PEERS=1 also other builders on the same task
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)
 
 clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)
 	$(SUDO) find output -mindepth 1 ! -name .gitkeep -delete

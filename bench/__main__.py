@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from bench import peers
+from bench import emulation, peers
 from bench.builds import BENCHMARKS, Bench, Result, results
 from builder import __version__, console
 from builder.errors import PibuildError
@@ -23,7 +23,12 @@ from builder.errors import PibuildError
 @click.option(
     "--recipe", type=click.Path(exists=True, path_type=Path), default=Path("recipes/golden.yaml"), show_default=True
 )
-@click.option("--peers", "with_peers", is_flag=True, help="Also measure other builders on the same task.")
+@click.option(
+    "--also",
+    multiple=True,
+    type=click.Choice(["emulation", "peers"]),
+    help="Also measure what emulation costs (most of an hour), or other builders on the same task; repeatable.",
+)
 @click.option(
     "--directory", type=click.Path(file_okay=False, path_type=Path), help="Work here and keep it; default: thrown away."
 )
@@ -33,7 +38,7 @@ def bench(
     *,
     names: tuple[str, ...],
     recipe: Path,
-    with_peers: bool,
+    also: tuple[str, ...],
     directory: Path | None,
     options: tuple[str, ...],
     as_json: bool,
@@ -46,7 +51,9 @@ def bench(
     found: list[Result] = []
     try:
         found += results(Bench(directory=work, recipe=recipe, options=options), names or tuple(BENCHMARKS))
-        if with_peers:
+        if "emulation" in also:
+            found += emulation.results(Bench(directory=work / "emulation", recipe=recipe, options=options))
+        if "peers" in also:
             found += peers.results(work / "peers")
     except PibuildError as error:
         console.fail(error)

@@ -7,6 +7,7 @@ packages, what earlier layers hold. It needs neither root nor a chroot for that.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from builder.errors import FetchError, StepError
 from builder.hashing import digest_of, file_digest
 from builder.run import Completed, find_tool, run
 
+_LISTS = 2  # raised when the lists are kept in another form
 _INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
 _REMOVE = re.compile(r"^Remv (?P<name>\S+)")
 
@@ -86,13 +88,17 @@ class Apt:
         self.sources = tuple(sources)
         self.architecture = architecture
         text = "\n".join(source.deb822(architecture) for source in self.sources)
-        self.directory = cache.lists / digest_of([text, architecture])[:16]
+        self.directory = cache.lists / digest_of([_LISTS, text, architecture])[:16]
         self._text = text
 
     def update(self, *, offline: bool = False) -> None:
-        """Bring the package lists up to date. Raises FetchError where that fails and there are none yet, or not `offline`."""
+        """Bring the package lists up to date; `offline` is content with lists that are here already.
+
+        Raises FetchError where the archive does not answer as expected.
+        """
         for name in ("lists/partial", "cache"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
+        os.utime(self.directory)  # used now: gc keeps it
         (self.directory / "status").write_text("")
         (self.directory / "pibuild.sources").write_text(self._text)
         (self.directory / "apt.conf").write_text(self._configuration())
@@ -172,16 +178,34 @@ class Apt:
 
     def _configuration(self) -> str:
         directory = self.directory
-        return (
-            "#clear APT::Update::Post-Invoke;\n#clear APT::Update::Post-Invoke-Success;\n#clear DPkg::Post-Invoke;\n"
-            f'Dir::State "{directory}";\nDir::State::lists "{directory}/lists";\nDir::State::status "{directory}/status";\n'
-            f'Dir::State::extended_states "{directory}/extended_states";\n'
-            f'Dir::Cache "{directory}/cache";\nDir::Etc::SourceList "{directory}/pibuild.sources";\n'
-            'Dir::Etc::SourceParts "/dev/null";\nDir::Etc::Preferences "/dev/null";\nDir::Etc::PreferencesParts "/dev/null";\n'
-            f'APT::Architecture "{self.architecture}";\n#clear APT::Architectures;\nAPT::Architectures {{ "{self.architecture}"; }};\n'
-            'APT::Sandbox::User "root";\nAcquire::Languages "none";\nAcquire::Retries "3";\nAcquire::Queue-Mode "access";\n'
-            'Debug::NoLocking "1";\nAPT::Get::Assume-Yes "1";\n'
+        lines = (
+            "#clear APT::Update::Post-Invoke;",
+            "#clear APT::Update::Post-Invoke-Success;",
+            "#clear DPkg::Post-Invoke;",
+            f'Dir::State "{directory}";',
+            f'Dir::State::lists "{directory}/lists";',
+            f'Dir::State::status "{directory}/status";',
+            f'Dir::State::extended_states "{directory}/extended_states";',
+            f'Dir::Cache "{directory}/cache";',
+            # minimal hosts switch these off: each question would read all lists anew, compressed ones at every package
+            'Dir::Cache::pkgcache "pkgcache.bin";',
+            'Dir::Cache::srcpkgcache "srcpkgcache.bin";',
+            'Acquire::GzipIndexes "false";',
+            f'Dir::Etc::SourceList "{directory}/pibuild.sources";',
+            'Dir::Etc::SourceParts "/dev/null";',
+            'Dir::Etc::Preferences "/dev/null";',
+            'Dir::Etc::PreferencesParts "/dev/null";',
+            f'APT::Architecture "{self.architecture}";',
+            "#clear APT::Architectures;",
+            f'APT::Architectures {{ "{self.architecture}"; }};',
+            'APT::Sandbox::User "root";',
+            'Acquire::Languages "none";',
+            'Acquire::Retries "3";',
+            'Acquire::Queue-Mode "access";',
+            'Debug::NoLocking "1";',
+            'APT::Get::Assume-Yes "1";',
         )
+        return "".join(f"{line}\n" for line in lines)
 
     def _apt(self, tool: str, words: Sequence[str], *, cwd: Path | None = None, check: bool = True) -> Completed:
         return run([find_tool(tool, package="apt"), "-c", self.directory / "apt.conf", *words], cwd=cwd, check=check)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from builder.console import warn
 from builder.errors import FetchError
-from builder.fetch import Patience, UnreachableError, digest_of, fetch, shown
+from builder.fetch import Patience, UnreachableError, fetch, shown
+from builder.hashing import file_digest
 from builder.run import find_tool, run
 from builder.steps.base import Artifact
 
@@ -62,13 +63,13 @@ def find_artifact(
         status = path.stat()
         identity = f"{status.st_dev}:{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
         if identity not in fresh:
-            fresh[identity] = digest_of(path)
+            fresh[identity] = file_digest(path)
         if fresh[identity] == wanted:
             found = path
             break
     if remembered is not None and fresh != known:
         remembered.parent.mkdir(parents=True, exist_ok=True)
-        partial = remembered.with_name(f".{remembered.name}.{os.getpid()}")
+        partial = remembered.with_name(f".{remembered.name}.{secrets.token_hex(6)}")
         partial.write_text(json.dumps(fresh, indent=0))
         partial.rename(remembered)
     return found

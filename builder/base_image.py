@@ -21,7 +21,7 @@ from builder.artifacts import find_artifact, obtain, signed_checksum
 from builder.attach import Attached, Method, Partition, attached
 from builder.confine import resolve_in
 from builder.errors import FetchError, HostError, InputError, Problem
-from builder.fetch import digest_of
+from builder.hashing import file_digest
 from builder.recipe_models import BaseImage
 from builder.run import CommandError, find_tool, require_root, run
 from builder.steps.base import Artifact
@@ -90,7 +90,7 @@ def obtain_image(image: BaseImage, sha256: str, *, directory: Path, cache_dir: P
         raise FetchError(f"base image {path}: no such file", hint="check `path` in the recipe")
     if find_artifact(sha256, [path], remembered=cache_dir / "digests.json") is None:
         raise FetchError(
-            f"base image {path}: wrong checksum\n  promised sha256 {sha256}\n  the file's sha256 {digest_of(path)}",
+            f"base image {path}: wrong checksum\n  promised sha256 {sha256}\n  the file's sha256 {file_digest(path)}",
             hint="the file is another one or was changed: fetch it again, or correct `sha256` in the recipe",
         )
     return path

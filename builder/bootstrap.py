@@ -29,6 +29,7 @@ def verify(debs: Iterable[Deb], archives: Path) -> None:
             if digest != deb.sha256:
                 (archives / deb.archive_name).unlink()
                 raise FetchError(f"{deb.archive_name} in the cache was damaged and is removed", hint="build again")
+            os.utime(archives / deb.archive_name)  # used now: gc keeps it
 
 
 def prepare_root(root: Path, debs: Sequence[Deb], archives: Path) -> None:

@@ -15,10 +15,10 @@ from builder.base_image import obtain_image
 from builder.cache import Cache
 from builder.disk import DiskSpec
 from builder.emulation import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
-from builder.errors import FetchError, InputError, PibuildError, Problem, StepError
+from builder.errors import FetchError, PibuildError, StepError
 from builder.fetch import Patience
 from builder.layers import Workshop, golden_tree, layer_seconds, make_layer
-from builder.lock import Lock, open_archive, question_of, read_lock, recipe_artifacts, resolve
+from builder.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
 from builder.mounts import enter_namespaces
 from builder.plan import Plan, make_plan, remember_plan
 from builder.publish import Published, PublishRequest, find_published, publish
@@ -104,7 +104,12 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     recipe = load_recipe(path, options.settings)
     require_root(f"build {path}")
     enter_namespaces()
-    cache.prepare()
+    with cache.room():
+        cache.prepare()
+        return _build(recipe, options, cache, begun)
+
+
+def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) -> Built:
     lock = _lock_of(recipe, options, cache)
     artifacts = _obtain_artifacts(recipe, options, cache)
     missing = tuple(a.url for sha, a in recipe_artifacts(recipe).items() if sha not in artifacts)
@@ -143,15 +148,7 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
 def _lock_of(recipe: Recipe, options: BuildOptions, cache: Cache) -> Lock:
     if options.lock is None:
         return resolve(recipe, cache, artifacts=options.artifacts, offline=options.offline, refresh=options.refresh)
-    lock = read_lock(options.lock)
-    if lock.question != question_of(recipe):
-        raise InputError(
-            Problem(
-                message=f"{options.lock} does not fit {recipe.path}: packages, base or artifacts of the recipe have changed",
-                hint=f"pibuild lock {recipe.path}, or put the recipe back",
-            )
-        )
-    return lock
+    return read_fitting_lock(options.lock, recipe)
 
 
 def _obtain_artifacts(recipe: Recipe, options: BuildOptions, cache: Cache) -> dict[str, Path]:
@@ -185,7 +182,7 @@ def _download(plan: Plan, cache: Cache, options: BuildOptions, *, everything: bo
     needed = [] if plan.layers[0].cached and not everything else list(plan.lock.base.debs)
     for layer in plan.layers:
         if everything or not layer.cached:
-            needed += [deb for answer in (layer.answers or {}).values() for deb in answer.debs]
+            needed += [deb for answer in layer.answers.values() for deb in answer.debs]
     if needed:
         distribution, suite = plan.lock.release
         apt = open_archive(

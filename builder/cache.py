@@ -12,6 +12,8 @@ tmp/                         work in progress; each directory is locked by the p
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -22,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import HostError
+from builder.errors import HostError, PibuildError
 
 _FORCE_WRITABLE = 0o700
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,9 @@ class Cache:
                 self.tmp,
             ):
                 path.mkdir(parents=True, exist_ok=True)
-        except PermissionError as error:
+                if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        except OSError as error:
             raise HostError(
                 f"the cache {self.root} cannot be written: {error.strerror}",
                 hint="run as root (sudo), or name another directory in PIBUILD_CACHE",
@@ -96,37 +102,67 @@ class Cache:
     def sweep(self) -> None:
         """Remove work in progress whose process is gone: its lock is free."""
         for path in self.tmp.iterdir():
-            with contextlib.ExitStack() as stack:
-                descriptor = os.open(path, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
+            # a lock that is held, or a directory that its own process has just removed: not ours to sweep
+            with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 remove_tree(path)
+
+    @contextlib.contextmanager
+    def room(self) -> Iterator[None]:
+        """Turn every way in which calls and tools say that the disk is full into one HostError."""
+        try:
+            yield
+        except HostError:
+            raise
+        except (OSError, PibuildError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not is_full and not any(words in str(error) for words in _FULL):
+                raise
+            detail = error.message if isinstance(error, PibuildError) else str(error)
+            raise HostError(
+                f"the disk of {self.root} is full: {detail}",
+                hint=f"free some space (df -h {self.root}; pibuild gc --keep-days 7), or give another PIBUILD_CACHE",
+            ) from error
 
     @contextlib.contextmanager
     def scratch(self, prefix: str) -> Iterator[Path]:
         """Give a new directory under tmp, locked while the block runs and gone after it."""
-        path = self.tmp / f"{prefix}-{secrets.token_hex(6)}"
-        path.mkdir(parents=True)
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            path = self._begin(prefix, stack)
+            stack.callback(remove_tree, path)
             yield path
-        finally:
-            os.close(descriptor)
-            remove_tree(path)
+
+    def _begin(self, prefix: str, stack: contextlib.ExitStack) -> Path:
+        """Make a directory and lock it; another process may sweep it between the two, then make another."""
+        while True:
+            path = self.tmp / f"{prefix}-{secrets.token_hex(6)}"
+            path.mkdir(parents=True)
+            with contextlib.suppress(FileNotFoundError):
+                stack.enter_context(_locked(path, fcntl.LOCK_EX))
+                if path.exists():
+                    return path
+
+
+@contextlib.contextmanager
+def _locked(path: Path, operation: int) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory tree, read-only or mode-less directories (overlay work directories) included."""
-    if not path.exists():
+    """Remove a directory tree, read-only or mode-less directories (overlay work directories) included; or a file."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
         return
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        path.chmod(_FORCE_WRITABLE)
     for directory, names, _ in os.walk(path):
         for name in names:
             sub = os.path.join(directory, name)  # noqa: PTH118 - os.walk gives strings, and there are many
-            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK):  # noqa: PTH114
+            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK, effective_ids=True):  # noqa: PTH114
                 os.chmod(sub, _FORCE_WRITABLE)  # noqa: PTH101
     shutil.rmtree(path)
 
@@ -136,23 +172,25 @@ def commit(source: Path, final: Path) -> None:
 
     Where the final name exists already (another build was faster), the source is dropped: names are content keys.
     """
-    _sync(source)
+    _sync(source, whole=source.is_dir())
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.rename(final)
     except OSError:
         if not final.exists():
             raise
-        remove_tree(source) if source.is_dir() else source.unlink()
+        remove_tree(source)
     _sync(final.parent)
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path, *, whole: bool = False) -> None:
+    """Bring a file, or a directory's own entries, to the disk; with `whole` all of its file system (syncfs(2))."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if path.is_dir():
-            os.sync() if path.parent.name == "tmp" else os.fsync(descriptor)
-        else:
+        if whole and _LIBC.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+        if not whole:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)

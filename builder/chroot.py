@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.emulation import NONE, Emulation
 from builder.run import ENVIRONMENT, Argv, Completed, run
 
+_SEGV = 128 + 11  # as a shell gives it
 STAGE = Path(__file__).with_name("chroot_stage.py")
 
 
@@ -25,11 +29,15 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chroot:
-    """A root to run programs in. `native` are the in-root paths whose native builds may stand in (see emulation)."""
+    """A root to run programs in.
+
+    `native` are the in-root paths whose native builds may stand in, with the modification time (ns) that their files
+    must have; 0 for a file that is not there yet (see stand_ins).
+    """
 
     root: Path
     emulation: Emulation = NONE
-    native: Sequence[str] = ()
+    native: Mapping[str, int] = field(default_factory=dict)
     binds: Sequence[Bind] = field(default_factory=tuple)
     env: Mapping[str, str] = field(default_factory=dict)
 
@@ -58,31 +66,35 @@ class Chroot:
             "network": network,
             "binds": [[str(bind.source), bind.target, "rw" if bind.writable else "ro"] for bind in binds],
             "register": self.emulation.registration(),
-            "native": list(self.native),
+            "native": dict(self.native),
         }
         # the JSON is the stage's only argument: what a person sees in an error is the program's own command line
-        completed = run(
-            [sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv
-        )
+        with _resolver_in(self.root) if network else contextlib.nullcontext():
+            completed = run(
+                [sys.executable, "-I", "-S", STAGE, json.dumps(spec)], input=input, merge=True, check=False, shown=argv
+            )
         if check:
             completed.raise_for_status(hint=crash_hint(completed))
         return completed
 
 
 def crash_hint(completed: Completed) -> str:
-    """Return what to do when an emulator died, else nothing."""
-    if "qemu: uncaught target signal" in completed.stdout or completed.returncode == 128 + 11:
-        return (
-            f"qemu-user crashed in {completed.argv[0]}; a newer qemu-user-static often mends it "
-            "(backports), or build with --emulation native-tools, or on an arm64 machine"
-        )
-    return ""
+    """Return what to do when an emulator died, with the program it died in where the kernel told; else nothing."""
+    named = re.findall(r"^pibuild: qemu-user crashed in (\S+)", completed.stdout, re.MULTILINE)
+    if not named and "qemu: uncaught target signal" not in completed.stdout and completed.returncode != _SEGV:
+        return ""
+    programs = ", ".join(dict.fromkeys(named)) or completed.argv[0]
+    return (
+        f"qemu-user crashed in {programs}; a newer qemu-user-static often mends it (backports), "
+        "or build with --emulation native-tools, or on an arm64 machine"
+    )
 
 
 def _resolver(root: Path) -> list[Bind]:
     """Return the bind that gives a root the host's resolver configuration.
 
-    A link into /run is met there, on the root's private tmpfs; a missing or plain file is covered by the mount.
+    A link into /run is met there, on the root's private tmpfs; a plain file is covered by the mount, and so is the one
+    that stands in where there is none.
     """
     host = Path("/etc/resolv.conf")
     if not host.exists():
@@ -92,7 +104,19 @@ def _resolver(root: Path) -> list[Bind]:
         target = inside.readlink()
         absolute = target if target.is_absolute() else Path("/etc") / target
         return [Bind(source=host, target=str(_normal(absolute)))]
-    return [Bind(source=host, target="/etc/resolv.conf")] if inside.exists() else []
+    return [Bind(source=host, target="/etc/resolv.conf")]
+
+
+@contextlib.contextmanager
+def _resolver_in(root: Path) -> Iterator[None]:
+    """Take away what stood in for a missing /etc/resolv.conf, unless the program has written one."""
+    inside = root / "etc/resolv.conf"
+    missing = not os.path.lexists(inside)
+    try:
+        yield
+    finally:
+        if missing and inside.is_file() and not inside.is_symlink() and inside.stat().st_size == 0:
+            inside.unlink()
 
 
 def _normal(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """The process between pibuild and a program inside a root. Started as a script of its own with a JSON argument.
 
-It gives the program namespaces, /proc, /dev, /run and /tmp, registers the handler for arm64 programs in a user namespace
-(binfmt_misc belongs to the user namespace since Linux 6.7: the registration ends with it), enters the root and runs the
-program. When the program ends, everything it started ends too. It imports nothing but the standard library, and little.
+It gives the program namespaces, /proc, /dev, /run and /tmp, registers the handler for arm64 programs in a user
+namespace (binfmt_misc belongs to the user namespace since Linux 6.7: the registration ends with it), enters the root
+and runs the program. When the program ends, everything it started ends too. It imports nothing but the standard
+library, and little: it starts with every program that is run in a root.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
 )
 PR_SET_PDEATHSIG = 1
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
 ALL_IDS = "0 0 4294967295"
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +42,7 @@ def check(result: int, doing: str) -> None:
 
 
 def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2)."""
+    """Attach a file system or directory. Raises OSError."""
     encoded = [os.fsencode(text) or None for text in (source, target, kind, data)]
     check(LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]), f"mount {source} on {target}")
 
@@ -63,11 +65,11 @@ def prepare(root: str, binds: list[list[str]]) -> None:
     ):
         os.symlink(target, f"{root}/dev/{name}")
     os.mkdir(f"{root}/dev/pts")
-    os.mkdir(f"{root}/dev/shm")
+    os.mkdir(f"{root}/dev/shm")  # noqa: S108 - the root's own
     mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=666,mode=620,gid=5")
-    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108 - a mount of the root's own
     mount("tmpfs", f"{root}/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
-    mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")  # noqa: S108 - a mount of the root's own
     os.makedirs(f"{root}/run/lock", mode=0o1777)
     for source, target, mode in binds:
         place = root + target
@@ -82,12 +84,45 @@ def prepare(root: str, binds: list[list[str]]) -> None:
             mount(source, place, flags=MS_BIND | MS_REMOUNT | MS_RDONLY)
 
 
-def link_native(root: str, paths: list[str]) -> None:
-    """Let the launcher find the native builds that may stand in: links below /run/pibuild/native."""
-    for path in paths:
+def link_native(root: str, programs: dict[str, int]) -> None:
+    """Let the launcher find the native builds that may stand in: links below /run/pibuild/native.
+
+    Each carries the modification time (ns) of the file it stands in for, 0 where that is not there yet.
+    """
+    for path, modified in programs.items():
         place = f"{root}/run/pibuild/native{path}"
         os.makedirs(os.path.dirname(place), exist_ok=True)
         os.symlink(f"/run/pibuild/tools{path}", place)
+        os.utime(place, ns=(modified, modified), follow_symlinks=False)
+
+
+def watch_exits(root: str) -> None:
+    """Have the kernel write down how every process of this namespace ends (acct(2)), where it can."""
+    for name in ("exits", "emulated"):
+        with open(f"{root}/run/pibuild/{name}", "w"):
+            pass
+    os.chmod(f"{root}/run/pibuild/emulated", 0o666)  # noqa: S103 - programs of any user start others
+    LIBC.acct(os.fsencode(f"{root}/run/pibuild/exits"))  # without it a crash is reported without a name
+
+
+def crashed_programs() -> list[str]:
+    """Return the emulated programs that a crash's signal ended, as `PATH (signal N)`. Called inside the root.
+
+    Records are of version 3, 64 bytes (acct(5)): flags at 0, exit code at 4, process at 16, command at 48. The
+    launcher adds `PROCESS PATH` to the list of emulated programs; without a launcher there is the command's name.
+    """
+    with open("/run/pibuild/emulated", errors="replace") as file:
+        started = dict(line.rstrip("\n").split(" ", 1) for line in file if " " in line)
+    with open("/run/pibuild/exits", "rb") as file:
+        records = file.read()
+    found = []
+    for at in range(0, len(records) - 63, 64):
+        number = int.from_bytes(records[at + 4 : at + 8], sys.byteorder) & 0x7F
+        process = str(int.from_bytes(records[at + 16 : at + 20], sys.byteorder))
+        command = records[at + 48 : at + 64].partition(b"\0")[0].decode(errors="replace")
+        if number in CRASHES and (process in started or not started):
+            found.append(f"{started.get(process, command)} (signal {number})")
+    return found
 
 
 def loopback_up() -> None:
@@ -137,6 +172,8 @@ def run_init(spec: dict, ready: int, mapped: int) -> int:  # type: ignore[type-a
     if not spec["network"]:
         loopback_up()
     if spec["register"]:
+        os.makedirs(f"{root}/run/pibuild", exist_ok=True)
+        watch_exits(root)
         check(LIBC.unshare(NEWUSER | NEWNS), "unshare user namespace")
     os.write(ready, b"1")
     if spec["register"]:
@@ -151,10 +188,14 @@ def run_init(spec: dict, ready: int, mapped: int) -> int:  # type: ignore[type-a
     os.umask(0o022)
     program = os.fork()
     if program == 0:
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])
+        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell is wanted
     while True:
         ended, status = os.wait()
         if ended == program:
+            if status != 0 and spec["register"]:
+                for crashed in crashed_programs():
+                    sys.stderr.write(f"pibuild: qemu-user crashed in {crashed}\n")
+                sys.stderr.flush()
             return exit_code(status)
 
 

@@ -1,7 +1,8 @@
 """The command line: the `pibuild` group, and how failures become messages and exit codes.
 
-Commands live in `cli_build.py` (from a recipe to an image) and `cli_image.py` (what a built image is worth). A command
-imports its stations when it runs, so that `pibuild --help` starts in a tenth of a second.
+Commands live in `cli_build.py` (from a recipe to an image), `cli_image.py` (what a built image is worth) and
+`cli_node.py` (from an image to what nodes boot). A command imports its stations when it runs, so that `pibuild --help`
+starts in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from builder import __version__, cli_build, cli_image, cli_services, console
+from builder import __version__, cli_build, cli_image, cli_node, cli_services, console
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
 
@@ -57,7 +58,7 @@ def pibuild() -> None:
     """Build golden images for Raspberry Pi clusters from a YAML recipe, and boot them before anyone flashes them."""
 
 
-for _command in (*cli_build.COMMANDS, *cli_image.COMMANDS, cli_services.services, cli_build.gc):
+for _command in (*cli_build.COMMANDS, *cli_image.COMMANDS, *cli_node.COMMANDS, cli_services.services, cli_build.gc):
     pibuild.add_command(_command)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,13 @@ from builder.cli_options import (
     set_option,
 )
 
+locked_option = click.option(
+    "--locked", is_flag=True, help="Use exactly what the lock beside RECIPE says; refuse to drift."
+)
+lock_option = click.option(
+    "--lock", "lock_file", type=click.Path(dir_okay=False, path_type=Path), help="As --locked, with this lock file."
+)
+
 
 @click.command(
     epilog=example(
@@ -29,28 +36,48 @@ from builder.cli_options import (
 )
 @recipe_argument
 @set_option
+@locked_option
+@lock_option
 @json_option
-def plan(recipe: Path, settings: Mapping[str, str], as_json: bool) -> None:
+def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Path | None, as_json: bool) -> None:
     """Say which layers are cached, and why not.
 
-    For every layer of RECIPE: its key, whether it is cached and, if not, which input changed. Needs no root.
+    For every layer of RECIPE: its key, whether it is cached and, if not, which input changed. Needs no root and no
+    network: packages are those of the lock, else those that the last build or `pibuild lock` resolved.
     """
     from builder.cache import Cache
-    from builder.lock import read_lock
+    from builder.lock import read_fitting_lock
     from builder.plan import make_plan
     from builder.recipe import load_recipe
 
     loaded = load_recipe(recipe, settings)
-    beside = _lock_beside(recipe)
-    planned = make_plan(loaded, read_lock(beside) if beside.is_file() else None, Cache.default())
+    chosen = lock_file or (_lock_beside(recipe) if locked else None)
+    planned = make_plan(loaded, read_fitting_lock(chosen, loaded) if chosen else None, Cache.default())
     if as_json:
-        console.print_json(plain(planned))
+        layers = [
+            {
+                "name": layer.name,
+                "key": layer.key if planned.resolved else None,
+                "cached": layer.cached,
+                "changed": list(layer.changed),
+                "inputs": dict(layer.inputs),
+            }
+            for layer in planned.layers
+        ]
+        console.print_json({"recipe": loaded.name, "resolved": planned.resolved, "layers": layers})
         return
     rows = [
-        (layer.name, layer.key[:12], "cached" if layer.cached else "to build", ", ".join(layer.changed))
+        (
+            layer.name,
+            layer.key[:12] if planned.resolved else "?",
+            "cached" if layer.cached else "to build",
+            _listed(layer.changed),
+        )
         for layer in planned.layers
     ]
     console.print_table(("layer", "key", "state", "what changed"), rows)
+    if not planned.resolved:
+        console.warn(f"no package of {recipe} was resolved yet, so keys are open: pibuild lock {recipe} resolves them")
 
 
 @click.command(
@@ -61,10 +88,8 @@ def plan(recipe: Path, settings: Mapping[str, str], as_json: bool) -> None:
 )
 @recipe_argument
 @set_option
-@click.option("--locked", is_flag=True, help="Use exactly what the lock beside RECIPE says; refuse to drift.")
-@click.option(
-    "--lock", "lock_file", type=click.Path(dir_okay=False, path_type=Path), help="As --locked, with this lock file."
-)
+@locked_option
+@lock_option
 @click.option(
     "--emulation",
     type=click.Choice(["auto", "native-tools", "full"]),
@@ -73,6 +98,12 @@ def plan(recipe: Path, settings: Mapping[str, str], as_json: bool) -> None:
     help="How arm64 programs run on another machine: a few as the host's own builds, or all emulated.",
 )
 @click.option("--verify-emulation", is_flag=True, help="Build every layer both ways and refuse a difference.")
+@click.option(
+    "--debug-emulation",
+    type=click.Path(dir_okay=False, path_type=Path),
+    hidden=True,
+    help="Log every start of an arm64 program to this file and sum it up at the end; needs native tools.",
+)
 @click.option(
     "--attach",
     type=click.Choice(["auto", "kpartx", "loop", "files"]),
@@ -99,6 +130,7 @@ def build(
     lock_file: Path | None,
     emulation: Literal["auto", "native-tools", "full"],
     verify_emulation: bool,
+    debug_emulation: Path | None,
     attach: Literal["auto", "kpartx", "loop", "files"],
     strict: bool,
     output: Path,
@@ -113,6 +145,7 @@ def build(
     """
     from builder.build import BuildOptions, build_recipe
     from builder.cache import Cache
+    from builder.emulation_log import read_log, rows, sum_up
 
     options = BuildOptions(
         settings=settings,
@@ -125,12 +158,17 @@ def build(
         artifacts=artifacts,
         refresh=refresh,
         offline=offline,
+        emulation_log=_begin_log(debug_emulation) if debug_emulation else None,
     )
     built = build_recipe(recipe, options, Cache.default())
     if as_json:
         console.print_json(plain(built))
-    else:
-        console.say(built.summary())
+        return
+    console.say(built.summary())
+    if options.emulation_log:
+        title = "what ran how, without the time of the programs it started"
+        columns = ("how", "program", "count", "seconds")
+        console.print_table(columns, rows(sum_up(read_log(options.emulation_log))), title=title)
 
 
 @click.command(
@@ -158,7 +196,9 @@ def lock(
     from builder.lock import resolve, write_lock
     from builder.recipe import load_recipe
 
-    resolved = resolve(load_recipe(recipe, settings), Cache.default(), artifacts=artifacts)
+    loaded, cache = load_recipe(recipe, settings), Cache.default()
+    cache.prepare()
+    resolved = resolve(loaded, cache, artifacts=artifacts)
     file = output or _lock_beside(recipe)
     write_lock(file, resolved)
     if as_json:
@@ -200,6 +240,18 @@ def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
     )
     verb = "would be freed" if dry_run else "freed"
     console.say(f"{console.size(sum(item.size for item in removed))} {verb}")
+
+
+def _listed(changes: Sequence[str], *, most: int = 4) -> str:
+    more = f" and {len(changes) - most} more" if len(changes) > most else ""
+    return ", ".join(changes[:most]) + more
+
+
+def _begin_log(file: Path) -> Path:
+    """Begin an empty log that every program of an image may write to, whoever it runs as."""
+    file.write_text("")
+    file.chmod(0o666)
+    return file.resolve()
 
 
 def _lock_beside(recipe: Path) -> Path:

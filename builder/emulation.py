@@ -1,14 +1,14 @@
 """How arm64 programs run on this host: directly, through qemu-user, or with native stand-ins from a tools tree.
 
-The stand-ins are builds for the host's architecture of the same packages in the same versions. The launcher (launcher.c)
-is what the kernel starts for an arm64 program; it hands over to the stand-in where there is one, else to qemu. See
-docs/emulation.md for what may stand in and how that is proven.
+The stand-ins are builds for the host's architecture of the same packages in the same versions. The launcher
+(launcher.c) is what the kernel starts for an arm64 program; it hands over to the stand-in where there is one, else to
+qemu. See docs/emulation.md for what may stand in and how that is proven.
 """
 
 from __future__ import annotations
 
-import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +93,8 @@ def full_emulation() -> Emulation:
 
 def kernel_version() -> tuple[int, int]:
     """Return the running kernel's (major, minor)."""
-    major, minor = platform.release().split(".")[:2]
-    return int(major), int("".join(character for character in minor if character.isdigit()))
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def can_use_native_tools() -> bool:
@@ -116,6 +116,6 @@ def _launcher(cache: Cache) -> Path:
         compiler = find_tool("gcc", package="gcc libc6-dev")
         with cache.scratch("launcher") as work:
             run([compiler, "-O2", "-static", "-Wall", "-o", work / "launcher", source], what="compile the launcher")
-            os.chmod(work / "launcher", 0o755)  # noqa: PTH101
+            (work / "launcher").chmod(0o755)
             commit(work / "launcher", final)
     return final

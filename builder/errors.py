@@ -68,7 +68,7 @@ class InputError(PibuildError):
 
 
 class HostError(PibuildError):
-    """This machine lacks a tool, a privilege or a kernel feature."""
+    """The machine lacks a tool, a privilege or a kernel feature."""
 
     exit_code = 3
 

@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from builder.console import note, size
 from builder.errors import FetchError, HostError
+from builder.hashing import file_digest
 
 _CHUNK = 1 << 18
 _SAY_EVERY = 10.0  # seconds between two lines about one transfer
@@ -69,7 +70,7 @@ def fetch(url: str, *, sha256: str | None, into: Path, patience: Patience | None
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         with _Partial.open(into, url=url, wanted=wanted) as partial:
-            if wanted and into.is_file() and digest_of(into) == wanted:
+            if wanted and into.is_file() and file_digest(into) == wanted:
                 partial.discard()
                 return into
             resumed = _fill(partial, url, patience or Patience())
@@ -318,12 +319,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def digest_of(path: Path) -> str:
-    """Return a file's sha256 as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_path(url: str) -> Path | None:

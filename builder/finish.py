@@ -6,59 +6,65 @@ import shutil
 from pathlib import Path
 
 from builder.cache import remove_tree
+from builder.confine import resolve_in
 
 # emptied: their directories belong to packages
 _EMPTIED = ("var/lib/apt/lists", "var/cache/apt", "var/cache/debconf.old", "var/tmp")
 _REMOVED = (
-    "var/cache/ldconfig/aux-cache",
-    "var/lib/systemd/random-seed",
-    "var/lib/systemd/credential.secret",
-    "var/lib/dbus/machine-id",
-    "var/log/alternatives.log",
-    "var/log/dpkg.log",
-    "var/log/bootstrap.log",
-    "root/.bash_history",
     "etc/.pwd.lock",
+    "etc/group-",
+    "etc/gshadow-",
+    "etc/passwd-",
+    "etc/shadow-",
+    "etc/subgid-",
+    "etc/subuid-",
+    "root/.bash_history",
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/dbus/machine-id",
+    "var/lib/dpkg/*-old",
+    "var/lib/dpkg/available",
     "var/lib/dpkg/lock",
     "var/lib/dpkg/lock-frontend",
     "var/lib/dpkg/triggers/Lock",
-)
-_PATTERNS = (
-    "etc/passwd-",
-    "etc/group-",
-    "etc/shadow-",
-    "etc/gshadow-",
-    "etc/subuid-",
-    "etc/subgid-",
-    "var/lib/dpkg/*-old",
-    "var/cache/debconf/*-old",
-    "var/lib/dpkg/available",
+    "var/lib/systemd/credential.secret",
+    "var/lib/systemd/random-seed",
+    "var/log/alternatives.log",
+    "var/log/bootstrap.log",
+    "var/log/dpkg.log",
 )
 
 
 def tidy(root: Path) -> None:
-    """Remove what a step leaves behind whatever it does: logs of dpkg, lists of apt, backup copies. Root is a layer's merged root."""
+    """Remove what a step leaves behind whatever it does: logs of dpkg, lists of apt, backup copies.
+
+    `root` is a layer's merged root. A link in it leads where it would lead a program in there, never out of it.
+    """
     for name in _EMPTIED:
-        directory = root / name
+        directory = resolve_in(root, name)
         if directory.is_dir():
             for path in directory.iterdir():
                 remove_tree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for path in [*(root / name for name in _REMOVED), *(path for pattern in _PATTERNS for path in root.glob(pattern))]:
-        path.unlink(missing_ok=True)
+    for pattern in _REMOVED:
+        parent, _, name = pattern.rpartition("/")
+        directory = resolve_in(root, parent)
+        for path in directory.glob(name) if "*" in name else (directory / name,):
+            path.unlink(missing_ok=True)
 
 
 def finish(root: Path) -> None:
     """Make the tree one that nobody has booted: no machine-id, no host keys, empty logs."""
-    for key in (root / "etc/ssh").glob("ssh_host_*"):
+    for key in resolve_in(root, "etc/ssh").glob("ssh_host_*"):
         key.unlink()
-    machine_id = root / "etc/machine-id"
+    machine_id = resolve_in(root, "etc") / "machine-id"
     machine_id.unlink(missing_ok=True)
     machine_id.touch()
     machine_id.chmod(0o444)
-    for path in (root / "var/log").rglob("*"):
+    logs = resolve_in(root, "var/log")
+    for path in logs.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_size:
             path.write_bytes(b"")
-    journal = root / "var/log/journal"
-    if journal.is_dir():
+    journal = logs / "journal"
+    if journal.is_dir() and not journal.is_symlink():
         shutil.rmtree(journal)
         journal.mkdir()

@@ -40,7 +40,7 @@ def collect(cache: Cache, *, keep_days: int, dry_run: bool) -> tuple[Removed, ..
             if cache.tmp.is_dir():
                 cache.sweep()
             for entry in found:
-                remove_tree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+                remove_tree(entry.path)
         except PermissionError as error:
             raise HostError(f"the cache cannot be changed: {error}", hint="run as root (sudo)") from error
     return tuple(found)
@@ -53,9 +53,12 @@ def _entries(cache: Cache) -> Iterator[Path]:
 
 
 def _last_used(path: Path) -> float:
-    """Return when an entry was last used (seconds): builds touch what they mount; a read moves the access time."""
+    """Return when an entry was last used (seconds): builds touch directories; reading a file moves its access time.
+
+    A directory's access time says nothing: looking into it to measure it is an access too.
+    """
     status = path.lstat()
-    return max(status.st_mtime, status.st_atime)
+    return status.st_mtime if path.is_dir() else max(status.st_mtime, status.st_atime)
 
 
 def _size(path: Path) -> int:

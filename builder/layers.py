@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +22,10 @@ from builder.mounts import overlay
 from builder.plan import BASE, FINISH, Plan, PlannedLayer
 from builder.recipe import RecipeStep
 from builder.run import Argv, CommandError, Completed
+from builder.stand_ins import StandIns
 from builder.steps.packages import PackagesStep
 from builder.steps.run import RunStep
-from builder.tools_tree import is_libperl, native_paths
+from builder.tools_tree import is_libperl
 
 _VISIBLE_TO_AUTHORS = ("perl", "bash", "python3", "dpkg-architecture")
 
@@ -105,7 +106,7 @@ def _answers_up_to(plan: Plan, number: int) -> list[Resolution]:
     layers = plan.layers[1:number]
     return [
         *([plan.lock.base] if number else []),
-        *(answer for layer in layers for answer in (layer.answers or {}).values()),
+        *(answer for layer in layers for answer in layer.answers.values()),
     ]
 
 
@@ -124,36 +125,33 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
         "DEBIAN_FRONTEND": "noninteractive",
         "DEBCONF_NONINTERACTIVE_SEEN": "true",
     }
-    versions = _versions(plan, layer, merged)
-    chroot = Chroot(root=merged, emulation=shop.emulation, native=_native(shop, versions), env=env)
-    authors = replace(chroot, native=_native(shop, versions, without=_VISIBLE_TO_AUTHORS))
+    stand_ins = StandIns(tools=shop.emulation.tools, root=merged, versions=_versions(plan, layer, merged))
+    chroot = Chroot(root=merged, emulation=shop.emulation, env=env)
     target = LayerTarget(root=merged, chroot=chroot, artifacts=shop.artifacts)
     if layer.name == BASE and shop.image is None:
-        install(chroot, plan.lock.base, shop.cache.archives, first=True)
+        fresh = replace(chroot, native=stand_ins.paths(fresh=True))
+        install(fresh, plan.lock.base, shop.cache.archives, first=True)
         write_sources(merged, plan.recipe.base, plan.lock.sources)
     for index, step in enumerate(layer.steps):
-        target.step, target.chroot = step, authors if isinstance(step.step, RunStep) else chroot
-        _apply(target, step, chroot, (layer.answers or {}).get(index), shop)
+        hidden = _VISIBLE_TO_AUTHORS if isinstance(step.step, RunStep) else ()
+        target.step, target.chroot = step, replace(chroot, native=stand_ins.paths(without=hidden))
+        _apply(target, step, (layer.answers or {}).get(index), shop)
     if layer.name == FINISH:
         finish(merged)
     tidy(merged)
 
 
-def _apply(target: LayerTarget, step: RecipeStep, chroot: Chroot, answer: Resolution | None, shop: Workshop) -> None:
+def _apply(target: LayerTarget, step: RecipeStep, answer: Resolution | None, shop: Workshop) -> None:
     try:
         step.step.apply(target, step.place)
         if isinstance(step.step, PackagesStep) and answer is not None and (answer.debs or answer.removes):
-            install(chroot, answer, shop.cache.archives)
+            install(target.chroot, answer, shop.cache.archives)
     except CommandError as error:
         raise StepError(f"{_where(step)}{error.message}", hint=error.hint) from error
     except PibuildError:
         raise
     except OSError as error:
         raise StepError(f"{_where(step)}{error}", hint="check the paths of this step") from error
-
-
-def _native(shop: Workshop, versions: Mapping[str, str], *, without: Sequence[str] = ()) -> list[str]:
-    return native_paths(shop.emulation.tools, versions, without=without) if shop.emulation.tools else []
 
 
 def _versions(plan: Plan, layer: PlannedLayer, merged: Path) -> dict[str, str]:
@@ -167,7 +165,7 @@ def _versions(plan: Plan, layer: PlannedLayer, merged: Path) -> dict[str, str]:
                 name = line[9:]
             elif line.startswith("Version: "):
                 found[name] = line[9:]
-    answers = [plan.lock.base] if layer.name == BASE else list((layer.answers or {}).values())
+    answers = [plan.lock.base] if layer.name == BASE else list(layer.answers.values())
     for answer in answers:
         for deb in answer.debs:
             # a package that changes its version within the layer never stands in: either may be there
@@ -187,6 +185,7 @@ def _harness(cache: Cache) -> Path:
             program.write_text("#!/bin/sh\nexit 101\n")
             program.chmod(0o755)
             commit(scratch / "harness", final)
+    os.utime(final)  # used now: gc keeps it
     return final
 
 

@@ -35,8 +35,11 @@ ARCHITECTURE = "arm64"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """What a recipe resolved to. `steps` maps `LAYER/INDEX` of every packages step to its answer; `artifacts` maps
-    checksums to URLs; `release` is (distribution, suite); `epoch` is in seconds; `sources` is the image's own /etc/apt entry."""
+    """What a recipe resolved to.
+
+    `steps` maps `LAYER/INDEX` of every packages step to its answer; `artifacts` maps checksums to URLs; `release` is
+    (distribution, suite); `epoch` is in seconds; `sources` is the image's own /etc/apt entry.
+    """
 
     recipe: str
     question: str
@@ -90,23 +93,35 @@ def _resolution(value: Mapping[str, Any]) -> Resolution:
 def parse_lock(text: str, path: Path) -> Lock:
     """Return the lock in a file's text. Raises InputError when it is none."""
     try:
-        value = yaml.safe_load(text)
-        if value["format"] != FORMAT:
-            raise ValueError(f"format {value['format']}, not {FORMAT}")
-        return Lock(
-            recipe=value["recipe"],
-            question=value["question"],
-            epoch=value["epoch"],
-            image=value["image"],
-            sources=value["sources"],
-            base=_resolution(value["base"]),
-            steps={name: _resolution(answer) for name, answer in value["steps"].items()},
-            artifacts=value["artifacts"],
-            release=(str(value["release"][0]), str(value["release"][1])),
-        )
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        return _lock(yaml.safe_load(text))
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         problem = Problem(message=f"{path}: not a lock file: {error}", hint="pibuild lock RECIPE writes one")
         raise InputError(problem) from error
+
+
+def _lock(value: Mapping[str, Any]) -> Lock:
+    if value["format"] != FORMAT:
+        raise ValueError(f"format {value['format']}, not {FORMAT}")
+    return Lock(
+        recipe=str(value["recipe"]),
+        question=str(value["question"]),
+        epoch=int(value["epoch"]),
+        image=str(value["image"]),
+        sources=str(value["sources"]),
+        base=_resolution(value["base"]),
+        steps={name: _resolution(answer) for name, answer in value["steps"].items()},
+        artifacts=dict(value["artifacts"]),
+        release=(str(value["release"][0]), str(value["release"][1])),
+    )
+
+
+def read_fitting_lock(path: Path, recipe: Recipe) -> Lock:
+    """Return the lock in a file, provided that it is one of this recipe. Raises InputError."""
+    lock = read_lock(path)
+    if lock.question != question_of(recipe):
+        message = f"{path} does not fit {recipe.path}: its packages, base or artifacts have changed"
+        raise InputError(Problem(message=message, hint=f"pibuild lock {recipe.path}, or put the recipe back"))
+    return lock
 
 
 def read_lock(path: Path) -> Lock:
@@ -115,6 +130,9 @@ def read_lock(path: Path) -> Lock:
         text = path.read_text()
     except OSError as error:
         raise InputError(Problem(message=f"{path}: {error.strerror}", hint="pibuild lock RECIPE writes it")) from error
+    except UnicodeDecodeError as error:
+        problem = Problem(message=f"{path}: not a lock file: not text", hint="pibuild lock RECIPE writes one")
+        raise InputError(problem) from error
     return parse_lock(text, path)
 
 
@@ -129,7 +147,18 @@ def question_of(recipe: Recipe) -> str:
     """Return a digest of all that resolution depends on in a recipe: a lock with another question does not fit it."""
     steps = [[name, step.model_dump(mode="json"), step.inputs(place)] for name, step, place in package_steps(recipe)]
     artifacts = sorted((artifact.sha256, artifact.url) for artifact in recipe_artifacts(recipe).values())
-    return digest_of([_RESOLVER, recipe.base.model_dump(mode="json"), steps, artifacts, recipe.epoch])
+    return digest_of([_RESOLVER, base_question(recipe.base), steps, artifacts, recipe.epoch])
+
+
+def base_question(base: Bootstrap | BaseImage) -> dict[str, object]:
+    """Return what a base says, JSON-able, without where it is found: a mirror, a keyring's or an image's path.
+
+    The same recipe asks the same in another checkout, or with another mirror.
+    """
+    if isinstance(base, Bootstrap):
+        return base.model_dump(mode="json", exclude={"mirror", "keyring"})
+    said = base.model_dump(mode="json", exclude={"path": True, "checksums": {"keyring"}})
+    return {**said, "path": base.path.name if base.path else None}
 
 
 def package_steps(recipe: Recipe) -> list[tuple[str, PackagesStep, Place]]:
@@ -292,7 +321,7 @@ def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
 
 
 def release_epoch(apt: Apt) -> int:
-    """Return the date (seconds) of the main suite's release file: it moves with point releases, not with every update."""
+    """Return the date (seconds) of the main suite's release file: it moves with point releases, not with updates."""
     suite = apt.sources[0].suites[0]
     for path in sorted((apt.directory / "lists").glob(f"*_dists_{suite}_*Release")):
         found = re.search(r"^Date: (.*)$", path.read_text(errors="replace"), re.MULTILINE)

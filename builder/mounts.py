@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from builder.errors import HostError
 
@@ -20,6 +21,7 @@ from builder.errors import HostError
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG = 1
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -31,7 +33,7 @@ def _checked(result: int, doing: str) -> None:
 
 
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
-    """Call mount(2). Raises OSError that names source, target and options."""
+    """Attach a file system or directory. Raises OSError that names source, target and options."""
     encoded = [os.fsencode(str(text)) or None for text in (source, target, kind, data)]
     _checked(
         _LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]),
@@ -85,8 +87,9 @@ def _escaped(path: Path) -> str:
 def enter_namespaces() -> None:
     """Go on in a child with mount, PID and IPC namespaces of its own; the parent waits and ends as the child ends.
 
-    Call it early, with one thread. SIGINT and SIGTERM to the parent reach the child; the parent's death, however it
-    comes, is SIGKILL to the child and to all below it. Raises HostError without root.
+    Call it early, with one thread. SIGINT, SIGTERM and SIGHUP to the parent reach the child, which unwinds at the first
+    of them; the parent's death, however it comes, is SIGKILL to the child and to all below it. Raises HostError without
+    root.
     """
     try:
         _checked(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC), "unshare")
@@ -95,32 +98,44 @@ def enter_namespaces() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     alive_read, alive_write = os.pipe()
+    ready_read, ready_write = os.pipe()
     child = os.fork()
     if child:
         os.close(alive_read)
-        _wait_for(child, alive_write)
+        os.close(ready_write)
+        _wait_for(child, ready_read, alive_write)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in _ENDING:
+        signal.signal(number, _unwind)
+    os.close(ready_read)
+    os.close(ready_write)  # tells the parent that its death is a signal from now on
     os.close(alive_write)
-    os.set_inheritable(alive_read, False)
+    os.set_inheritable(alive_read, False)  # noqa: FBT003 - positional only
     if os.read(alive_read, 1) != b"1":
         os._exit(1)  # the parent was gone before its death could be signalled
     os.close(alive_read)
-    signal.signal(signal.SIGTERM, _interrupt)
     mount("none", Path("/"), flags=MS_REC | MS_PRIVATE)
     mount("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV)
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _unwind(number: int, _frame: object) -> NoReturn:
+    """Leave all blocks, once: a second signal (a terminal's and the parent's come both) must not break off tidying."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
-def _wait_for(child: int, alive_write: int) -> None:
+def _wait_for(child: int, ready_read: int, alive_write: int) -> NoReturn:
     def relay(number: int, _frame: object) -> None:
         os.kill(child, number)
 
-    signal.signal(signal.SIGTERM, relay)
-    signal.signal(signal.SIGINT, signal.SIG_IGN if os.isatty(0) else relay)  # a terminal signals the child itself
-    os.write(alive_write, b"1")
+    os.read(ready_read, 1)  # the end of the pipe: the child has let go of it
+    for number in _ENDING:
+        signal.signal(number, relay)
+    with contextlib.suppress(BrokenPipeError):  # the child has ended: its status says how
+        os.write(alive_write, b"1")
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)

@@ -1,20 +1,22 @@
 """What a build would do: every layer's key, whether it is cached and, if not, which input changed.
 
-A key is the hash of everything that can change the layer's result: the parent's key, each step's kind, fields, inputs and
-implementation version, the packages it resolved to, which optional artifacts there are, the engine's version. Planning
-needs no root and, once resolved, no network.
+A key is the hash of everything that can change the layer's result: the parent's key, each step's kind, fields, inputs
+and implementation version, the packages it resolved to, which optional artifacts there are, the engine's version. Where
+a recipe lies, and on which of its lines a step stands, are not in it. Planning needs no root and, once resolved, no
+network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.apt import Resolution
 from builder.cache import Cache, read_json, write_json
 from builder.hashing import digest_of
-from builder.lock import Lock, recipe_artifacts, remembered
+from builder.lock import Lock, base_question, recipe_artifacts, remembered
 from builder.recipe import Recipe, RecipeLayer, RecipeStep
 
 ENGINE = 7  # raised when the engine makes another layer of the same inputs
@@ -24,8 +26,11 @@ UNRESOLVED = "unresolved"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedLayer:
-    """A layer to come. `changed` names the inputs that differ from the last build of this recipe; `steps` are empty for
-    the first and the last layer, which the engine makes itself."""
+    """A layer to come.
+
+    `changed` names the inputs that differ from the last build of this recipe. `steps` are empty for the first and the
+    last layer, which the engine makes itself; `answers` maps a packages step's index to what it resolved to.
+    """
 
     name: str
     key: str
@@ -33,12 +38,12 @@ class PlannedLayer:
     changed: tuple[str, ...]
     inputs: Mapping[str, str]
     steps: tuple[RecipeStep, ...] = ()
-    answers: Mapping[int, Resolution] | None = None
+    answers: Mapping[int, Resolution] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All layers of a recipe, in order."""
+    """All layers of a recipe, in order. `resolved` is false for one that no archive was ever asked for."""
 
     recipe: Recipe
     lock: Lock
@@ -49,12 +54,17 @@ class Plan:
         """The key of the whole golden tree."""
         return self.layers[-1].key
 
+    @property
+    def resolved(self) -> bool:
+        """Whether versions are known. Without them keys are not final, and no layer counts as cached."""
+        return self.lock.question != UNRESOLVED
+
 
 def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Mapping[str, Path] | None = None) -> Plan:
     """Return the plan of a recipe as a lock resolves it; without one, as it was last resolved.
 
-    `artifacts` are the files that are there, by checksum; None looks into the cache. A recipe that was never resolved is
-    planned with open keys: its layers count as not cached.
+    `artifacts` are the files that are there, by checksum; None looks into the cache. A recipe that was never resolved
+    is planned with open keys: its layers count as not cached.
     """
     known = lock or remembered(recipe, cache) or _unresolved(recipe)
     present = artifacts if artifacts is not None else _cached_artifacts(recipe, cache)
@@ -62,25 +72,20 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
     layers: list[PlannedLayer] = []
 
     def add(name: str, inputs: dict[str, str], layer: RecipeLayer | None = None) -> None:
-        parent = layers[-1].key if layers else ""
-        key = digest_of([ENGINE, parent, inputs])[:32]
-        cached = (cache.layers / key).is_dir() and known.question != UNRESOLVED
-        answers = (
-            {i: known.steps[f"{name}/{i}"] for i in range(len(layer.steps)) if f"{name}/{i}" in known.steps}
-            if layer
-            else None
-        )
+        key = layer_key(layers[-1].key if layers else "", inputs)
+        cached = known.question != UNRESOLVED and (cache.layers / key).is_dir()
+        places = _places(layer)
+        changed = () if cached else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached)
+        count = len(layer.steps) if layer else 0
         layers.append(
             PlannedLayer(
                 name=name,
                 key=key,
                 cached=cached,
-                changed=()
-                if cached
-                else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached),
+                changed=tuple(f"{change}{places.get(change.partition(':')[0], '')}" for change in changed),
                 inputs=inputs,
                 steps=layer.steps if layer else (),
-                answers=answers,
+                answers={i: known.steps[f"{name}/{i}"] for i in range(count) if f"{name}/{i}" in known.steps},
             )
         )
 
@@ -89,6 +94,11 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
         add(layer.name, _layer_inputs(layer, known, present), layer)
     add(FINISH, {"disk": digest_of(recipe.disk.model_dump(mode="json")), "recipe": recipe.name})
     return Plan(recipe=recipe, lock=known, layers=tuple(layers))
+
+
+def layer_key(parent: str, inputs: Mapping[str, str]) -> str:
+    """Return a layer's key (32 hex digits) from its parent's and its inputs, whose order counts."""
+    return digest_of([ENGINE, parent, list(inputs.items())])[:32]
 
 
 def remember_plan(plan: Plan, cache: Cache) -> None:
@@ -110,7 +120,7 @@ def _cached_artifacts(recipe: Recipe, cache: Cache) -> dict[str, Path]:
 
 def _base_inputs(recipe: Recipe, lock: Lock) -> dict[str, str]:
     return {
-        "base": digest_of(recipe.base.model_dump(mode="json", exclude={"mirror"})),
+        "base": digest_of(base_question(recipe.base)),
         "base packages": _debs(lock.base),
         "image": lock.image,
         "image's apt sources": digest_of(lock.sources),
@@ -118,20 +128,36 @@ def _base_inputs(recipe: Recipe, lock: Lock) -> dict[str, str]:
     }
 
 
+def _labels(layer: RecipeLayer) -> list[str]:
+    """Return a name for each step that is the same wherever in the file it stands: `run`, `run #2`."""
+    seen: Counter[str] = Counter()
+    labels = []
+    for step in layer.steps:
+        seen[step.kind] += 1
+        labels.append(step.kind if seen[step.kind] == 1 else f"{step.kind} #{seen[step.kind]}")
+    return labels
+
+
+def _places(layer: RecipeLayer | None) -> dict[str, str]:
+    if layer is None:
+        return {}
+    marks = [step.place.mark for step in layer.steps]
+    return {label: f" ({mark.file.name}:{mark.line})" for label, mark in zip(_labels(layer), marks, strict=True)}
+
+
 def _layer_inputs(layer: RecipeLayer, lock: Lock, present: Mapping[str, Path]) -> dict[str, str]:
     inputs: dict[str, str] = {}
-    for index, step in enumerate(layer.steps):
-        name = f"{step.kind} ({step.place.mark.file.name}:{step.place.mark.line})"
-        label = name if name not in inputs else f"{name} #{index}"
+    for index, (label, step) in enumerate(zip(_labels(layer), layer.steps, strict=True)):
         inputs[label] = digest_of([step.kind, step.step.version, step.step.model_dump(mode="json")])
         read = step.step.inputs(step.place)
         if read is not None:
-            inputs[f"{label} files"] = digest_of(read)
+            inputs[f"{label}: what it reads"] = digest_of(read)
         answer = lock.steps.get(f"{layer.name}/{index}")
         if answer is not None:
-            inputs[f"{label} packages"] = _debs(answer)
-        for artifact in step.step.artifacts():
-            inputs[f"{label} artifact"] = "present" if artifact.sha256.lower() in present else "absent"
+            inputs[f"{label}: versions"] = _debs(answer)
+        files = ["present" if one.sha256.lower() in present else "absent" for one in step.step.artifacts()]
+        if files:
+            inputs[f"{label}: what can be had"] = " ".join(files)
     return inputs
 
 
@@ -143,6 +169,10 @@ def _changes(now: Mapping[str, str], before: Mapping[str, str] | None, *, parent
     """Return what differs from the last build; a layer that is the same as then follows the one below it."""
     if before is None:
         return ("never built",)
-    names: Sequence[str] = [*now, *(name for name in before if name not in now)]
-    found = tuple(name for name in names if now.get(name) != before.get(name))
-    return found or (("not in the cache any more",) if parent_cached else ("the layer below it",))
+    found = [
+        *(name for name in now if now[name] != before.get(name)),
+        *(f"{name} (gone)" for name in before if name not in now),
+    ]
+    if not found and list(now) != list(before):
+        found = ["the order of the steps"]
+    return tuple(found) or (("not in the cache any more",) if parent_cached else ("the layer below it",))

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -140,7 +141,8 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     _write_root(request, image, layout, entries, files)
     digest = _add_products(request, result, layout)
     _sync(result)
-    return _place(request, result, digest)
+    with _locked(request.output / request.name, fcntl.LOCK_EX):  # an equal build may be about to place its own
+        return _place(request, result, digest)
 
 
 def _write_boot(request: PublishRequest, image: Path, layout: Layout, files: BootFiles, scratch: Path) -> None:
@@ -243,8 +245,7 @@ def _point_latest(home: Path, directory: Path) -> None:
     latest = home / "latest"
     if latest.is_symlink() and latest.readlink() == Path(directory.name):
         return
-    new = home / f".latest.{os.getpid()}"
-    new.unlink(missing_ok=True)
+    new = home / f".latest.{secrets.token_hex(6)}"
     new.symlink_to(directory.name)
     new.replace(latest)
     _sync_directory(home)
@@ -252,8 +253,11 @@ def _point_latest(home: Path, directory: Path) -> None:
 
 @contextlib.contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
-    """Give a directory `.PID.partial`, locked while the block runs and gone after it."""
-    path = home / f".{os.getpid()}.partial"
+    """Give a directory `.RANDOM.partial`, locked while the block runs and gone after it.
+
+    A process id would not do: every build is process 1 of its namespace.
+    """
+    path = home / f".{secrets.token_hex(6)}.partial"
     path.mkdir()
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -267,14 +271,20 @@ def _scratch(home: Path) -> Iterator[Path]:
 def _sweep(home: Path) -> None:
     """Remove what killed processes left: their locks are free."""
     for path in home.glob(".*.partial"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # a lock that is held, or a directory that its own process has just removed: not ours to sweep
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(path)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, kind: int) -> Iterator[None]:
+    """Hold a lock on a directory while the block runs. Raises BlockingIOError when `kind` does not wait for it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_room(request: PublishRequest, layout: Layout) -> None:

@@ -301,6 +301,13 @@ class LayerDocument(_Written):
     name: Name
     steps: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
 
+    @field_validator("name")
+    @classmethod
+    def _not_the_engines(cls, name: str) -> str:
+        if name in ("base", "finish"):
+            raise ValueError(f"'{name}' is what the first or last layer of every image is called\nhint: choose another")
+        return name
+
 
 class Inheritance(_Written):
     """What a recipe file takes from others."""

@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
+import subprocess  # noqa: TID251 - the one place
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def run(  # noqa: PLR0913 - the one spawn path carries every knob
     words = tuple(str(word) for word in argv)
     begun = time.monotonic()
     try:
-        ended = subprocess.run(  # noqa: TID251 - the one place
+        ended = subprocess.run(
             words,
             cwd=cwd,
             env={**ENVIRONMENT, **(env or {})},
@@ -108,7 +108,7 @@ def run(  # noqa: PLR0913 - the one spawn path carries every knob
             stderr=subprocess.STDOUT if merge else subprocess.PIPE,
             timeout=timeout,
             pass_fds=pass_fds,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl only, and no Python thread state is touched
+            preexec_fn=_die_with_parent,  # prctl only, and no Python thread state is touched
             check=False,
         )
     except FileNotFoundError as error:
@@ -136,8 +136,8 @@ def spawn(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a server or a machine; it is ended (SIGTERM, after 5 s SIGKILL) when the block is left, however it is left."""
-    process = subprocess.Popen(  # noqa: TID251 - the one place
+    """Start a server or a machine; it is ended (SIGTERM, after 5 s SIGKILL) however the block is left."""
+    process = subprocess.Popen(
         [str(word) for word in argv],
         stdin=subprocess.DEVNULL,
         stdout=stdout,

@@ -1,7 +1,7 @@
 """The native tools tree: the host architecture's builds of the programs that a package installation spends its time in.
 
     tools/KEY/root/            the packages, unpacked (not configured)
-    tools/KEY/lower/           loader and libraries at the paths the programs look for them; the bottom-most overlay directory
+    tools/KEY/lower/           loader and libraries where the programs look for them; the bottom-most overlay directory
     tools/KEY/perl/            the same for the modules of a full perl, for targets that have one
     tools/KEY/programs.json    {path in the target: [package, version]}
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,17 +25,19 @@ from builder.run import find_tool, run
 
 VERSION = 4
 PACKAGES = (
-    "base-files", "bash", "bsdutils", "bzip2", "ca-certificates", "coreutils", "cpio", "dash", "debconf", "debianutils",
-    "diffutils", "dpkg", "dracut-install", "findutils", "gpgv", "grep", "gzip", "hostname", "init-system-helpers",
-    "initramfs-tools-bin", "kmod", "libc-bin", "locales", "man-db", "mawk", "openssh-client", "openssl", "passwd", "perl-base",
-    "procps", "python3-minimal", "sed", "shared-mime-info", "systemd", "tar", "udev", "ucf", "util-linux", "xz-utils", "zstd",
+    "base-files", "bash", "bsdutils", "bzip2", "ca-certificates", "coreutils", "cpio", "dash", "debconf",
+    "debianutils", "diffutils", "dpkg", "dracut-install", "findutils", "gpgv", "grep", "gzip", "hostname",
+    "init-system-helpers", "initramfs-tools-bin", "kmod", "libc-bin", "locales", "man-db", "mawk", "openssh-client",
+    "openssl", "passwd", "perl-base", "procps", "python3-minimal", "sed", "shared-mime-info", "systemd", "tar",
+    "udev", "ucf", "util-linux", "xz-utils", "zstd",
 )  # fmt: skip
 _DIRECTORIES = ("usr/bin", "usr/sbin", "usr/lib/dracut", "usr/lib/systemd", "usr/lib/initramfs-tools")
 # What tells of the machine, or reads and writes the target's own libraries: always emulated.
-_EMULATED = frozenset(
-    "uname arch ldconfig ldconfig.real ischroot getconf ldd nproc lscpu setarch linux32 linux64 i386 x86_64 perlbug "
-    "dpkg-architecture kernel-install systemd-detect-virt getent chroot unshare nsenter su runuser login sudo mount umount".split()
-)
+_EMULATED = frozenset({
+    "arch", "chroot", "dpkg-architecture", "getconf", "getent", "i386", "ischroot", "kernel-install", "ldconfig",
+    "ldconfig.real", "ldd", "linux32", "linux64", "login", "lscpu", "mount", "nproc", "nsenter", "perlbug", "runuser",
+    "setarch", "su", "sudo", "systemd-detect-virt", "umount", "uname", "unshare", "x86_64",
+})  # fmt: skip
 # Programs that ask for the architecture they were built for; the name is compiled in and has the same length.
 _PATCHED = (
     "dpkg",
@@ -66,6 +68,7 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
     """Return the finished tools tree for these packages; it is built when it is not in the cache yet."""
     final = cache.tools / digest_of([VERSION, sorted(deb.sha256 for deb in debs)])[:32]
     if final.is_dir():
+        os.utime(final)  # used now: gc keeps it
         return final
     apt.download(debs)
     unpack = find_tool("dpkg-deb", package="dpkg")
@@ -96,22 +99,12 @@ def is_libperl(package: str) -> bool:
     return package.startswith("libperl5.")
 
 
-def native_paths(tools: Path, versions: Mapping[str, str], *, without: Iterable[str] = ()) -> list[str]:
-    """Return the target's paths whose native builds may stand in, given the target's package versions.
-
-    `without` names programs (`perl`) that must not, because a recipe's author could see the difference.
-    """
-    programs: dict[str, list[str]] = read_json(tools / "programs.json")
-    excluded = tuple(without)
-    return [
-        path
-        for path, (package, version) in programs.items()
-        if _source_version(versions.get(package, "")) == _source_version(version)
-        and not path.rpartition("/")[2].startswith(excluded or ("\0",))
-    ]
+def read_programs(tools: Path) -> dict[str, tuple[str, str]]:
+    """Return the programs of a tools tree: path in the target to (package, version)."""
+    return {path: (package, version) for path, (package, version) in read_json(tools / "programs.json").items()}
 
 
-def _source_version(version: str) -> str:
+def source_version(version: str) -> str:
     """Return a version without the mark of a rebuild (`+b1`), which each architecture counts for itself."""
     return re.sub(r"\+b[0-9]+$", "", version)
 
@@ -129,7 +122,7 @@ def _programs(cache: Cache, root: Path, debs: Sequence[Deb]) -> dict[str, list[s
         listed = run([find_tool("dpkg-deb", package="dpkg"), "--contents", cache.archives / deb.archive_name]).stdout
         for line in listed.splitlines():
             words = line.split(maxsplit=5)
-            path = _merged(words[5].removeprefix("./"))
+            path = merged_path(words[5].removeprefix("./"))
             name = path.rpartition("/")[2]
             if not path.startswith(_DIRECTORIES) or name in _EMULATED or name.startswith("apt") or is_libperl(deb.name):
                 continue
@@ -147,7 +140,7 @@ def _may_stand_in(path: str) -> bool:
     return not path.startswith("usr/lib/systemd/") or path.rpartition("/")[2] in ("systemd-sysusers", "systemd-hwdb")
 
 
-def _merged(path: str) -> str:
+def merged_path(path: str) -> str:
     """Return a package's path below /usr, where the target's links lead it."""
     return f"usr/{path}" if path.startswith(("bin/", "sbin/", "lib/", "lib64/")) else path
 

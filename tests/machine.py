@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.emulation import can_use_native_tools
 from builder.run import run
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -55,6 +56,7 @@ NEEDS: dict[str, Need] = {
     "vfat": Need(reason="this kernel cannot mount FAT", there=functools.partial(_filesystem, "vfat")),
     "nfsd": Need(reason="this kernel has no NFS server", there=functools.partial(_filesystem, "nfsd")),
     "raspi4b": Need(reason="QEMU before 9.0 has no Raspberry Pi 4 machine", there=_raspi4b),
+    "private-binfmt": Need(reason="native tools need an x86-64 host with Linux 6.7", there=can_use_native_tools),
     "kvm": Need(reason="no /dev/kvm here", there=Path("/dev/kvm").exists),
 }
 

@@ -18,7 +18,8 @@ from builder import attach, mounts
 from builder.attach import Method, attached
 from builder.base_image import BaseFacts, PartitionFacts, ingest, obtain_image, resolve_image, unpack
 from builder.errors import FetchError, HostError, InputError
-from builder.fetch import UnreachableError, digest_of
+from builder.fetch import UnreachableError
+from builder.hashing import file_digest
 from builder.recipe_models import BaseImage
 from builder.run import run, spawn
 from tests.signing import Signer, signer
@@ -93,7 +94,7 @@ def web() -> Iterator[Web]:
 def published(web: Web, key: Signer, file: Path, directory: Path) -> BaseImage:
     """Put an image on the server beside a signed list, as the distributions do; return the recipe's words for it."""
     listed = directory / "SHA256SUMS"
-    listed.write_text(f"{digest_of(file)} *{file.name}\n{'0' * 64} *another.img.xz\n")
+    listed.write_text(f"{file_digest(file)} *{file.name}\n{'0' * 64} *another.img.xz\n")
     web.files |= {
         f"/{file.name}": file,
         "/SHA256SUMS": listed,
@@ -144,7 +145,7 @@ def test_from_a_server_with_a_signed_list(
     file = obtain_image(image, sha256, directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
     tree, facts = bring(file, tmp_path)
     check(tree, facts, style, made)
-    assert digest_of(file) == sha256
+    assert file_digest(file) == sha256
 
 
 @pytest.mark.parametrize(
@@ -152,10 +153,10 @@ def test_from_a_server_with_a_signed_list(
 )
 @pytest.mark.parametrize("style", STYLES, ids=["ubuntu", "raspios"])
 def test_every_way_to_attach_gives_the_same_tree(made: Made, tmp_path: Path, style: Style, method: Method) -> None:
-    before = digest_of(made.images[style.name])
+    before = file_digest(made.images[style.name])
     tree, facts = bring(made.images[style.name], tmp_path, method)
     check(tree, facts, style, made)
-    assert digest_of(made.images[style.name]) == before
+    assert file_digest(made.images[style.name]) == before
 
 
 def test_fine_times_survive_every_way(tmp_path: Path, made: Made) -> None:
@@ -213,7 +214,7 @@ def test_a_download_that_breaks_off_is_completed(
     web.requests.clear()
     web.break_after = [1_000_000]
     got = obtain_image(image, sha256, directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
-    assert digest_of(got) == sha256
+    assert file_digest(got) == sha256
     assert web.asked("Range") == ["", "bytes=1000000-"]
 
 
@@ -225,11 +226,11 @@ def test_an_image_that_is_not_there(web: Web, tmp_path: Path) -> None:
 
 def test_an_image_by_path_is_verified(made: Made, tmp_path: Path) -> None:
     file = made.images[UBUNTU.name]
-    right = BaseImage.model_validate({"path": str(file), "sha256": digest_of(file)})
+    right = BaseImage.model_validate({"path": str(file), "sha256": file_digest(file)})
     places = {"directory": tmp_path, "cache_dir": tmp_path / "cache", "search": []}
     assert obtain_image(right, resolve_image(right, tmp_path), **places) == file  # type: ignore[arg-type]
     wrong = BaseImage.model_validate({"path": str(file), "sha256": "0" * 64})
-    with pytest.raises(FetchError, match=digest_of(file)):
+    with pytest.raises(FetchError, match=file_digest(file)):
         obtain_image(wrong, resolve_image(wrong, tmp_path), **places)  # type: ignore[arg-type]
 
 

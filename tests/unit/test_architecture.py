@@ -21,8 +21,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("lock", "plan", "layers", "base_image", "image", "publish", "bootchain", "verdict", "schema", "services"),
-    ("build", "inspect_image", "diff_images", "boot", "gc"),
+    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema", "generation", "services"),
+    ("node_state", "personalise", "node_root", "netboot_gc"),
+    ("lock",),
+    ("plan",),
+    ("layers",),
+    ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
     ("cli",),
     ("__main__",),
 )
@@ -153,7 +157,9 @@ def test_every_module_says_what_it_is(path: Path) -> None:
 @pytest.mark.tools
 def test_no_address_of_a_package_source_is_in_the_tree() -> None:
     """A machine's own sources, or the person's recipe, say where packages come from; `mirror: auto` asks the host."""
-    tracked = run(["git", "-c", "safe.directory=*", "ls-files", "-z", "builder", "recipes", "overlays"], cwd=PROJECT).stdout.split("\0")
+    tracked = run(
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "builder", "recipes", "overlays"], cwd=PROJECT
+    ).stdout.split("\0")
     wrong: list[str] = []
     for name in filter(None, tracked):
         path = PROJECT / name
@@ -175,6 +181,8 @@ def test_the_rules_catch_what_they_are_for(tmp_path: Path) -> None:
     module = _check_text(tmp_path, "from builder import cli\nimport builder.build\nimport subprocess\n")
     assert [name for name, _ in _imports(module)] == ["builder.cli", "builder.build", "subprocess"]
     assert _layer("cli") > _layer("build") > _layer("steps.files") > _layer("mounts") > _layer("run") > _layer("errors")
+    assert _layer("build") > _layer("layers") > _layer("plan") > _layer("lock") > _layer("bootstrap") > _layer("recipe")
+    assert _layer("mirrors") == _layer("tools_tree") == _layer("cache") == HOST_TOOLS
     assert _layer("recipe_files") == _layer("recipe") > _layer("bootloader_boot") == HOST_TOOLS
     assert not ALLOWED_ADDRESSES.match("http://packages.invalid/debian ")
     assert not ALLOWED_ADDRESSES.match("https://example.community/ ")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import artifacts, fetch
+from builder import artifacts, hashing
 from builder.artifacts import find_artifact, find_checksum, obtain
 from builder.errors import FetchError
 from builder.fetch import Patience, UnreachableError
@@ -31,13 +31,13 @@ def web() -> Iterator[Web]:
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were read to their end."""
     names: list[str] = []
-    real = fetch.digest_of
+    real = hashing.file_digest
 
     def spy(path: Path) -> str:
         names.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(artifacts, "digest_of", spy)
+    monkeypatch.setattr(artifacts, "file_digest", spy)
     return names
 
 

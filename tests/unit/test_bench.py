@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import emulation
 from bench.builds import BENCHMARKS, Bench, results
 from bench.measure import measure, occupied
 
@@ -53,3 +54,31 @@ def test_every_benchmark_runs_and_has_a_row(tmp_path: Path) -> None:
 def test_a_benchmark_alone_has_its_cold_build_first(tmp_path: Path) -> None:
     bench = Bench(directory=tmp_path, recipe=Path("recipes/golden.yaml"), command=(sys.executable, "-c", FAKE_BUILD))
     assert [row.name for row in results(bench, ("publish",))] == ["publish alone"]
+
+
+def test_the_packages_of_a_lock_for_another_architecture() -> None:
+    lock = f"""\
+base:
+  debs:
+  - sed 4.9-2 arm64 {"0" * 64} 300 pool/sed.deb
+steps:
+  kernel/0:
+    debs:
+    - linux-image-arm64 6.12 arm64 {"1" * 64} 300 pool/linux.deb
+    - raspi-firmware 1:1 all {"2" * 64} 300 pool/raspi.deb
+    - less 668-1 arm64 {"3" * 64} 300 pool/less.deb
+"""
+    assert emulation.packages_of(lock) == ["less", "sed", "linux-image-amd64"]
+
+
+@pytest.mark.tools
+def test_both_ways_have_a_row_a_layer(tmp_path: Path) -> None:
+    report = '{"layers": [{"name": "base", "seconds": 2.5}], "publish_seconds": 1.5}'
+    fake = FAKE_BUILD.replace('.startswith("name: bench")', "") + f"print('{report}')\n"
+    bench = Bench(directory=tmp_path, recipe=Path("recipes/golden.yaml"), command=(sys.executable, "-c", fake))
+    bench.prepare()
+    rows = list(emulation.both_ways(bench, tmp_path / "bench.yaml"))
+    assert [row.name for row in rows] == [
+        name for way in ("native-tools", "full") for name in (f"bench, {way}", "  base", "  publish")
+    ]
+    assert rows[1].seconds == 2.5

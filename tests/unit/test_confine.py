@@ -55,7 +55,9 @@ def test_links_in_circles_are_an_error(root: Path) -> None:
     assert caught.value.errno == errno.ELOOP
 
 
-@given(st.lists(st.sampled_from(["..", ".", "lib", "abs", "out", "usr", "up", *string.ascii_lowercase[:2]]), max_size=8))
+@given(
+    st.lists(st.sampled_from(["..", ".", "lib", "abs", "out", "usr", "up", *string.ascii_lowercase[:2]]), max_size=8)
+)
 def test_never_leaves_the_root(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     root = tmp_path_factory.getbasetemp() / "confined/deep"
     if not root.exists():

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from urllib3.connection import HTTPConnection
 
 from builder.errors import FetchError, HostError
-from builder.fetch import Patience, UnreachableError, _reason, digest_of, fetch, local_path, shown
+from builder.fetch import Patience, UnreachableError, _reason, fetch, local_path, shown
+from builder.hashing import file_digest
 from tests.web import Web, serve
 
 HASTY = Patience(connect=2, read=2, attempts=3, most=20, pause=0)
@@ -54,7 +55,7 @@ def test_keeps_a_file_that_is_right_already(web: Web, tmp_path: Path) -> None:
 def test_replaces_a_file_that_is_wrong(web: Web, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     fetch(web.url("/file"), sha256=DIGEST, into=tmp_path / "file", patience=HASTY)
-    assert digest_of(tmp_path / "file") == DIGEST
+    assert file_digest(tmp_path / "file") == DIGEST
 
 
 def test_without_a_checksum_asks_again(web: Web, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_without_a_checksum_asks_again(web: Web, tmp_path: Path) -> None:
 def test_resumes_where_the_connection_broke(web: Web, tmp_path: Path) -> None:
     web.break_after = [300_000, 200_000]
     fetch(web.url("/file"), sha256=DIGEST, into=tmp_path / "file", patience=HASTY)
-    assert digest_of(tmp_path / "file") == DIGEST
+    assert file_digest(tmp_path / "file") == DIGEST
     assert web.asked("Range") == ["", "bytes=300000-", "bytes=500000-"]
     assert web.asked("If-Range")[1].startswith('"')
 
@@ -87,7 +88,7 @@ def test_starts_over_when_the_server_has_no_ranges(web: Web, tmp_path: Path) -> 
     web.ranges = False
     web.break_after = [300_000]
     fetch(web.url("/file"), sha256=DIGEST, into=tmp_path / "file", patience=HASTY)
-    assert digest_of(tmp_path / "file") == DIGEST
+    assert file_digest(tmp_path / "file") == DIGEST
     assert len(web.requests) == 2
 
 

@@ -45,10 +45,10 @@ def test_bytes_that_are_no_text_do_not_stop_it() -> None:
 
 def test_a_failure_says_the_command_the_code_and_its_last_lines() -> None:
     with pytest.raises(CommandError) as caught:
-        run(["sh", "-c", "seq 1 30 >&2; exit 7"], what="layer base", hint="read it")
+        run(["sh", "-c", "seq 1 60 >&2; exit 7"], what="layer base", hint="read it")
     message = str(caught.value)
-    assert message.startswith("layer base: sh -c 'seq 1 30 >&2; exit 7': exit code 7\n11\n")
-    assert message.endswith("30\nhint: read it")
+    assert message.startswith("layer base: sh -c 'seq 1 60 >&2; exit 7': exit code 7\n21\n")
+    assert message.endswith("60\nhint: read it")
     assert caught.value.completed.returncode == 7
     assert caught.value.exit_code == 3
 

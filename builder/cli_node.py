@@ -1,0 +1,369 @@
+"""The commands around nodes: explode an image to what they boot, go back, and keep the inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from builder import console
+from builder.cli_options import example, json_option, plain
+
+if TYPE_CHECKING:
+    from builder.explode import Exploded
+
+cluster_option = click.option(
+    "--cluster",
+    "cluster_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
+)
+dest_option = click.option(
+    "--dest",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
+)
+dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")
+
+
+@click.command(
+    epilog=example(
+        "sudo pibuild explode --node yellow3",
+        "sudo pibuild explode --role worker --dry-run",
+        "sudo pibuild explode --all --image output/golden/latest --dest /srv/netboot",
+    )
+)
+@click.option("--node", "names", metavar="NODE", multiple=True, help="A node, by name or alias; repeatable.")
+@click.option("--role", metavar="ROLE", help="All nodes of a role.")
+@click.option("--group", metavar="GROUP", help="All nodes of a group.")
+@click.option("--all", "everything", is_flag=True, help="All nodes that boot over the network.")
+@click.option(
+    "--image",
+    type=click.Path(exists=True, path_type=Path),
+    help="Published directory or image file; default: output/IMAGE/latest, as the inventory names it.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["auto", "copy", "reflink", "shared"]),
+    default="auto",
+    show_default=True,
+    help="How roots are made; auto: as the inventory says, else what the file system can.",
+)
+@click.option(
+    "--attach",
+    type=click.Choice(["auto", "kpartx", "loop", "files"]),
+    default="auto",
+    show_default=True,
+    help="How the image is read: device-mapper, loop devices, or file tools alone.",
+)
+@click.option(
+    "--authorized-key",
+    "key_files",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Public keys that open the nodes beside the login node's; repeatable.",
+)
+@click.option("--fresh", is_flag=True, help="Make new roots even where nothing changed.")
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Nodes at once; default: as many as processors.")
+@cluster_option
+@dest_option
+@dry_run_option
+@json_option
+def explode(
+    names: tuple[str, ...],
+    role: str | None,
+    group: str | None,
+    everything: bool,
+    image: Path | None,
+    method: Literal["auto", "copy", "reflink", "shared"],
+    attach: Literal["auto", "kpartx", "loop", "files"],
+    key_files: tuple[Path, ...],
+    fresh: bool,
+    jobs: int | None,
+    cluster_file: Path | None,
+    dest: Path | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make what nodes boot from an image.
+
+    Their next roots and boot files, each node's own, and the switch to them. What a node runs from is not touched:
+    it takes the new root when it boots. Needs root.
+    """
+    import os
+
+    from builder.explode import ExplodeOptions, choose, plan_explode
+    from builder.explode import explode as explode_nodes
+    from builder.inventory import find_inventory, load_inventory
+    from builder.mounts import enter_namespaces
+    from builder.run import require_root
+
+    if not (names or role or group or everything):
+        raise click.UsageError("say which nodes: --node, --role, --group or --all")
+    inventory = load_inventory(find_inventory(cluster_file))
+    nodes = choose(inventory, inventory.select(names, role=role, group=group, everything=everything))
+    keys = tuple(line for file in key_files for line in file.read_text().splitlines() if line.strip())
+    at_once = jobs or os.cpu_count() or 1
+    options = ExplodeOptions(image=image, method=method, attach=attach, keys=keys, fresh=fresh, jobs=at_once)
+    where = dest or Path(inventory.cluster.netboot)
+    require_root("explode")
+    if dry_run:
+        _print_exploded(plan_explode(inventory, nodes, where, options), as_json=as_json, dry_run=True)
+        return
+    enter_namespaces()
+    with console.progress(f"exploding {len(nodes)} node{'s' if len(nodes) > 1 else ''} to {where}"):
+        done = explode_nodes(inventory, nodes, where, options)
+    _print_exploded(done, as_json=as_json, dry_run=False)
+
+
+def _print_exploded(exploded: tuple[Exploded, ...], *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        console.print_json(plain(exploded))
+        return
+    rows = [(row.node, row.serial, row.action, row.way, row.before or "-", row.after or "-") for row in exploded]
+    console.print_table(("node", "serial", "action", "how", "boots", "would boot" if dry_run else "boots next"), rows)
+    for row in exploded if dry_run else ():
+        if row.changed:
+            console.say(f"{row.node}: {', '.join(row.changed)}")
+
+
+@click.command(
+    epilog=example(
+        "sudo pibuild rollback yellow3",
+        "ssh yellow3 sudo reboot",
+    )
+)
+@click.argument("node")
+@cluster_option
+@dest_option
+@json_option
+def rollback(node: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
+    """Let a node boot what it booted before.
+
+    NODE takes it when it boots the next time. Once more goes back one further. Needs root.
+    """
+    from builder.explode import rollback as roll_back
+    from builder.inventory import find_inventory, load_inventory
+    from builder.run import require_root
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    require_root("rollback")
+    left, back = roll_back(inventory, node, dest or Path(inventory.cluster.netboot))
+    if as_json:
+        console.print_json({"node": inventory.node(node).name, "left": left, "boots": back})
+    else:
+        console.say(f"{inventory.node(node).name} boots {back} next, no longer {left}")
+
+
+@click.group()
+def node() -> None:
+    """List, explain and edit the nodes of the inventory."""
+
+
+@node.command("list", epilog=example("pibuild node list", "pibuild node list --json"))
+@cluster_option
+@json_option
+def list_nodes(cluster_file: Path | None, as_json: bool) -> None:
+    """List the nodes."""
+    from builder.inventory import find_inventory, load_inventory
+
+    nodes = load_inventory(find_inventory(cluster_file)).nodes
+    if as_json:
+        console.print_json([_fields(plain(each)) for each in nodes])
+        return
+    rows = [
+        (each.name, each.serial, each.mac, each.address, each.port or "-", each.role, each.board, each.boot)
+        for each in nodes
+    ]
+    console.print_table(("node", "serial", "mac", "address", "port", "role", "board", "boots from"), rows)
+
+
+def _fields(written: Mapping[str, object]) -> dict[str, object]:
+    return {key: str(value) if key == "address" else value for key, value in written.items() if key != "mark"}
+
+
+@node.command(epilog=example("pibuild node explain yellow3"))
+@click.argument("name", metavar="NODE")
+@cluster_option
+@json_option
+def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
+    """Say where each value of NODE comes from."""
+    from builder.inventory import find_inventory, load_inventory
+    from builder.inventory_explain import explain as explain_node
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    rows = explain_node(inventory, inventory.node(name))
+    if as_json:
+        console.print_json([{**plain(row), "mark": str(row.mark) if row.mark else None} for row in rows])
+        return
+    shown = [(row.field, _shown(row.value), row.why, row.mark or "") for row in rows]
+    console.print_table(("field", "value", "why", "where"), shown)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={part}" for key, part in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+@node.command(
+    "import",
+    epilog=example(
+        "# a line a node: NAME MAC SERIAL IP",
+        "pibuild node import pi_info.txt",
+        "pibuild node import pi_info.txt --role worker --cluster cluster.yaml",
+    ),
+)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--role", type=click.Choice(["master", "worker"]), default="worker", show_default=True, help="Of them all."
+)
+@cluster_option
+def import_nodes(file: Path, role: str, cluster_file: Path | None) -> None:
+    """Add the nodes of a pi_info.txt.
+
+    Nodes of FILE that the inventory has already, by name, are left out.
+    """
+    from builder.inventory import find_inventory, load_inventory
+    from builder.inventory_edit import add_nodes
+    from builder.inventory_import import import_pi_info
+    from builder.inventory_names import hostname
+
+    path = find_inventory(cluster_file)
+    known = {each.name for each in load_inventory(path).nodes}
+    found = import_pi_info(file, role=role)
+    new = tuple(each for each in found if hostname(each.name) not in known)
+    for each in found:
+        if each not in new:
+            console.note(f"{each.name}: is there already")
+    if new:
+        add_nodes(path, new)
+    console.say(f"{path}: {len(new)} nodes added")
+
+
+@node.command(
+    epilog=example(
+        "pibuild node add yellow9 --serial 0a1b2c3d --mac e4:5f:01:f5:f1:99 --address 192.168.2.36 --group yellow",
+    )
+)
+@click.argument("name", metavar="NODE")
+@click.option("--serial", required=True, help="8 hex digits: cat /proc/cpuinfo | grep Serial")
+@click.option("--mac", required=True, help="Of its Ethernet port.")
+@click.option("--address", required=True, help="Its IPv4 address.")
+@click.option("--role", type=click.Choice(["master", "worker"]), default="worker", show_default=True, help="Its role.")
+@click.option("--group", "groups", multiple=True, help="A group it is in; repeatable.")
+@click.option("--port", type=int, help="Port of the switch it hangs on.")
+@cluster_option
+def add(
+    name: str,
+    serial: str,
+    mac: str,
+    address: str,
+    role: str,
+    groups: tuple[str, ...],
+    port: int | None,
+    cluster_file: Path | None,
+) -> None:
+    """Add NODE to the inventory."""
+    from builder.inventory import find_inventory
+    from builder.inventory_edit import add_nodes
+    from builder.inventory_import import NewNode
+
+    fields: dict[str, object] = {"port": port} if port is not None else {}
+    fields |= {"role": role, **({"groups": list(groups)} if groups else {})}
+    path = find_inventory(cluster_file)
+    add_nodes(path, [NewNode(name=name, serial=serial, mac=mac, address=address, fields=fields)])
+    console.say(f"{path}: {name} added; sudo pibuild explode --node {name}")
+
+
+@node.command(epilog=example("sudo pibuild node remove yellow3", "sudo pibuild node remove yellow3 --delete-state"))
+@click.argument("name", metavar="NODE")
+@click.option("--keep-state/--delete-state", default=True, show_default=True, help="What becomes of its identity.")
+@cluster_option
+@dest_option
+def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | None) -> None:
+    """Take NODE out of the inventory, and what it boots away.
+
+    Needs root where the node has been exploded. Its reservation and export go with the next `services apply`.
+    """
+    from builder.inventory import find_inventory, load_inventory
+    from builder.inventory_edit import remove_node
+    from builder.netboot_gc import withdraw
+    from builder.run import require_root
+
+    path = find_inventory(cluster_file)
+    inventory = load_inventory(path)
+    removed = inventory.node(name)
+    where = dest or Path(inventory.cluster.netboot)
+    if where.is_dir():
+        require_root("node remove")
+    remove_node(path, name)
+    gone = withdraw(where, removed.name, keep_state=keep_state) if where.is_dir() else ()
+    for each in gone:
+        console.note(f"removed {each}")
+    console.say(f"{path}: {removed.name} removed")
+
+
+@node.command(epilog=example("sudo pibuild node rename yellow3 blue1", "sudo pibuild explode --node blue1"))
+@click.argument("name", metavar="NODE")
+@click.argument("new")
+@cluster_option
+@dest_option
+def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) -> None:
+    """Give NODE another name.
+
+    It boots as before until it is exploded under the NEW one; its identity goes with it.
+    """
+    from builder.inventory import find_inventory, load_inventory
+    from builder.inventory_edit import rename_node
+    from builder.inventory_names import hostname
+    from builder.netboot_gc import rename_state
+    from builder.run import require_root
+
+    path = find_inventory(cluster_file)
+    inventory = load_inventory(path)
+    renamed = inventory.node(name)
+    where = dest or Path(inventory.cluster.netboot)
+    if where.is_dir():
+        require_root("node rename")
+    rename_node(path, name, new)
+    if where.is_dir():
+        rename_state(where, renamed.name, hostname(new))
+    console.say(f"{path}: {renamed.name} is {hostname(new)} now; sudo pibuild explode --node {hostname(new)}")
+
+
+@node.command(epilog=example("sudo pibuild node gc --dry-run", "sudo pibuild node gc --keep-days 1"))
+@click.option(
+    "--keep-days",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=7,
+    show_default=True,
+    help="Keep roots that a node has left since.",
+)
+@cluster_option
+@dest_option
+@dry_run_option
+@json_option
+def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Remove roots and generations that no node uses.
+
+    What a node boots, what it would go back to, and what it was last seen to start from stay. Needs root.
+    """
+    from builder.inventory import find_inventory, load_inventory
+    from builder.netboot_gc import collect
+    from builder.run import require_root
+
+    require_root("node gc")
+    where = dest or Path(load_inventory(find_inventory(cluster_file)).cluster.netboot)
+    found = collect(where, keep_days=keep_days, dry_run=dry_run)
+    if as_json:
+        console.print_json(plain(found))
+    else:
+        console.print_table(("path", "why"), [(each.path, each.why) for each in found])
+
+
+COMMANDS = (explode, rollback, node)

@@ -1,0 +1,310 @@
+"""From an image and an inventory to what nodes boot: prepare everything aside, then switch node by node.
+
+Killed at any moment, every node boots what it booted before or, whole, what it was to boot: roots and boot directories
+get their names by rename after they reached the disk, and a board's switch is the rename of one link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.attach import Method as AttachMethod
+from builder.confine import resolve_in
+from builder.console import note
+from builder.errors import HostError, InputError, PibuildError, Problem
+from builder.generation import Generation, ImageFile, bring_in, find_image, read_generation
+from builder.inventory import Inventory, Node
+from builder.netboot import Netboot, remove
+from builder.node_root import Method, Way, find_way, make_boot, make_persistent, make_root
+from builder.node_state import NodeState, make_state, read_state
+from builder.personalise import NodeFile, Personal, Subject, personalise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplodeOptions:
+    """What was asked for. `keys` are lines of authorized_keys; `fresh` makes new roots even where nothing changed."""
+
+    image: Path | None = None
+    method: Method = "auto"
+    attach: AttachMethod = "auto"
+    keys: tuple[str, ...] = ()
+    fresh: bool = False
+    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exploded:
+    """What became, or would become, of a node.
+
+    `before` and `after` name its roots; `after` is "" where only making it will tell. `action` is make, switch (the
+    root is there, and another one is booted) or none. `changed` are the node's own files that differ from before.
+    """
+
+    node: str
+    serial: str
+    image: str
+    before: str
+    after: str
+    way: str
+    action: str
+    changed: tuple[str, ...]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A node to explode."""
+
+    node: Node
+    generation: Generation
+    personal: Personal
+    way: Way
+    action: str
+
+
+def choose(inventory: Inventory, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """Return those nodes that boot over the network. Raises InputError where none does."""
+    chosen = tuple(node for node in nodes if node.boot == "network")
+    if not chosen:
+        names = ", ".join(node.name for node in nodes) or "nobody"
+        hint = "boot: network in cluster.yaml; pibuild node list"
+        raise InputError(Problem(message=f"no node to explode: {names} boots from a disk of its own", hint=hint))
+    for node in nodes:
+        if node not in chosen:
+            note(f"{node.name}: has its own disk, left out")
+    return tuple(node for node in inventory.nodes if node in chosen)
+
+
+def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: ExplodeOptions) -> tuple[Exploded, ...]:
+    """Make the nodes' next roots and let their boards boot them. Needs root and a private mount namespace.
+
+    Raises InputError for what cannot be meant, HostError when this machine cannot; then nothing is switched.
+    """
+    netboot = Netboot(dest.absolute())
+    with netboot.locked(), _room(netboot):
+        images = _images(inventory, nodes, options)
+        generations = {name: bring_in(netboot, image, attach=options.attach) for name, image in images.items()}
+        states = make_state(netboot, tuple(nodes))
+        jobs = [_job(inventory, node, netboot, generations[node.image], states[node.name], options) for node in nodes]
+        seconds = _make_all(netboot, [job for job in jobs if job.action == "make"], options.jobs)
+        done = [_outcome(netboot, job, seconds.get(job.node.name, 0.0)) for job in jobs]
+        netboot.flush()
+        for job in jobs:
+            netboot.switch(job.node.name, job.node.serial, job.personal.name)
+    _report_capabilities(tuple(generations.values()))
+    return tuple(done)
+
+
+def plan_explode(
+    inventory: Inventory, nodes: Sequence[Node], dest: Path, options: ExplodeOptions
+) -> tuple[Exploded, ...]:
+    """Return what `explode` would do. Writes nothing."""
+    netboot = Netboot(dest.absolute())
+    images = _images(inventory, nodes, options)
+    planned = []
+    for node in nodes:
+        image = images[node.image]
+        generation, state = read_generation(netboot, image.digest), read_state(netboot, node)
+        before = netboot.current(node.serial)
+        if generation is None or state is None:
+            why = "make" if generation else "ingest and make"
+            planned.append(_planned(node, image, before=before, action=why))
+            continue
+        subject = _subject(inventory, node, netboot, generation, state, options)
+        personal = personalise(subject)
+        action = _action(netboot, node, personal.name)
+        changed = _changed(netboot, node, personal.files)
+        planned.append(_planned(node, image, before=before, action=action, after=personal.name, changed=changed))
+    return tuple(planned)
+
+
+def _planned(
+    node: Node, image: ImageFile, *, before: str, action: str, after: str = "", changed: tuple[str, ...] = ()
+) -> Exploded:
+    return Exploded(
+        node=node.name,
+        serial=node.serial,
+        image=image.digest,
+        before=before,
+        after=after,
+        way="",
+        action=action,
+        changed=changed,
+    )
+
+
+def rollback(inventory: Inventory, name: str, dest: Path) -> tuple[str, str]:
+    """Let a node boot what it booted before; return the names of the root it leaves and of the one it goes back to."""
+    netboot, node = Netboot(dest.absolute()), inventory.node(name)
+    with netboot.locked():
+        current = netboot.current(node.serial)
+        previous = str(netboot.record(node.name, current).get("previous", "")) if current else ""
+        if not current:
+            raise InputError(Problem(message=f"{node.name} boots nothing from {netboot.dest}", hint="pibuild explode"))
+        there = previous and netboot.root(node.name, previous).is_dir() and netboot.boot(node.name, previous).is_dir()
+        if not there:
+            hint = f"pibuild explode --node {node.name} --image …"
+            raise InputError(Problem(message=f"{node.name} has booted nothing before {current}", hint=hint))
+        kept = netboot.record(node.name, previous)
+        netboot.switch(node.name, node.serial, previous)
+        if kept.get("previous"):  # going back twice goes back further, not forth again
+            netboot.write_record(node.name, previous, kept)
+        return current, previous
+
+
+# -------------------------------------------------------------------------------------------------------------- making
+
+
+def _images(inventory: Inventory, nodes: Sequence[Node], options: ExplodeOptions) -> dict[str, ImageFile]:
+    names = dict.fromkeys(node.image for node in nodes)
+    return {name: find_image(options.image, name, inventory.path.resolve().parent) for name in names}
+
+
+def _subject(
+    inventory: Inventory,
+    node: Node,
+    netboot: Netboot,
+    generation: Generation,
+    state: NodeState,
+    options: ExplodeOptions,
+) -> Subject:
+    return Subject(
+        inventory=inventory,
+        node=node,
+        generation=generation,
+        netboot=netboot,
+        state=state,
+        shared=_method(node, options) == "shared",
+        keys=options.keys,
+        salt=secrets.token_hex(8) if options.fresh else "",
+    )
+
+
+def _method(node: Node, options: ExplodeOptions) -> Method:
+    wanted: Mapping[str, Method] = {"copy": "copy", "reflink": "reflink", "shared": "shared"}
+    return wanted.get(node.root, "auto") if options.method == "auto" else options.method
+
+
+def _job(
+    inventory: Inventory,
+    node: Node,
+    netboot: Netboot,
+    generation: Generation,
+    state: NodeState,
+    options: ExplodeOptions,
+) -> _Job:
+    personal = personalise(_subject(inventory, node, netboot, generation, state, options))
+    way = find_way(netboot, generation, _method(node, options))
+    action = _action(netboot, node, personal.name)
+    return _Job(node=node, generation=generation, personal=personal, way=way, action=action)
+
+
+def _action(netboot: Netboot, node: Node, name: str) -> str:
+    if not (netboot.root(node.name, name).is_dir() and netboot.boot(node.name, name).is_dir()):
+        return "make"
+    return "none" if netboot.current(node.serial) == name else "switch"
+
+
+def _make_all(netboot: Netboot, jobs: Sequence[_Job], at_once: int) -> dict[str, float]:
+    """Make roots side by side, flush, and give them their names. The first failure ends it, and nothing is named."""
+    seconds: dict[str, float] = {}
+    with netboot.scratch() as scratch, ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
+        running = {threads.submit(_make, netboot, job, scratch): job for job in jobs}
+        try:
+            for number, future in enumerate(as_completed(running), start=1):
+                job = running[future]
+                seconds[job.node.name] = future.result()
+                note(f"{job.node.name}: {job.way}, {seconds[job.node.name]:.1f} s ({number}/{len(jobs)})")
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+        netboot.flush()
+        for job in jobs:
+            _name(netboot, job, scratch)
+    return seconds
+
+
+def _make(netboot: Netboot, job: _Job, scratch: Path) -> float:
+    begun = time.monotonic()
+    home = scratch / job.node.name
+    home.mkdir()
+    make_root(job.generation, job.personal, job.way, home / "root")
+    make_boot(job.generation, job.personal, job.way, home / "boot")
+    netboot.root(job.node.name, "").mkdir(parents=True, exist_ok=True)
+    make_persistent(netboot, job.generation, job.node.name, job.node.persist)
+    return time.monotonic() - begun
+
+
+def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
+    """Give a finished root its name: the boot directory first, as a root without one counts as not made."""
+    node, name = job.node.name, job.personal.name
+    root, boot = netboot.root(node, name), netboot.boot(node, name)
+    remove(boot)  # of a run that was killed between the two
+    keeps = netboot.current(job.node.serial) == name and root.is_dir()  # it may run from there: only boot was lost
+    if not keeps:
+        remove(root)
+    boot.parent.mkdir(parents=True, exist_ok=True)
+    netboot.write_record(
+        node, name, {"generation": job.generation.digest, "way": job.way, "made": int(time.time()), "previous": ""}
+    )
+    (scratch / node / "boot").rename(boot)
+    if not keeps:
+        (scratch / node / "root").rename(root)
+
+
+def _outcome(netboot: Netboot, job: _Job, seconds: float) -> Exploded:
+    return Exploded(
+        node=job.node.name,
+        serial=job.node.serial,
+        image=job.generation.digest,
+        before=netboot.current(job.node.serial),
+        after=job.personal.name,
+        way=job.way,
+        action=job.action,
+        changed=_changed(netboot, job.node, job.personal.files),
+        seconds=round(seconds, 3),
+    )
+
+
+def _changed(netboot: Netboot, node: Node, files: Sequence[NodeFile]) -> tuple[str, ...]:
+    """Return the paths of a node's own files that differ from those in the root it boots now."""
+    current = netboot.current(node.serial)
+    if not current:
+        return ()
+    root = netboot.root(node.name, current)
+    root = root / "files" if netboot.record(node.name, current).get("way") == "shared" else root
+    return tuple(file.path for file in files if not _is_there(root, file))
+
+
+def _is_there(root: Path, file: NodeFile) -> bool:
+    at = resolve_in(root, file.path, follow=False)
+    if file.link:
+        return at.is_symlink() and str(at.readlink()) == file.link
+    return at.is_file() and not at.is_symlink() and at.read_bytes() == file.content
+
+
+def _report_capabilities(generations: Sequence[Generation]) -> None:
+    for generation in generations:
+        for path, text in generation.capabilities.items():
+            note(f"{path}: NFS does not carry its {text}; pibuild-node.service gives it back on the node")
+
+
+@contextlib.contextmanager
+def _room(netboot: Netboot) -> Iterator[None]:
+    """Turn a full disk into one HostError; nothing has been switched then."""
+    try:
+        yield
+    except (OSError, PibuildError) as error:
+        if "No space left on device" not in str(error):
+            raise
+        free = shutil.disk_usage(netboot.dest).free
+        message = f"the disk of {netboot.dest} is full ({free >> 20} MiB free); every node boots what it booted"
+        raise HostError(message, hint=f"pibuild node gc --dest {netboot.dest}; df -h {netboot.dest}") from error

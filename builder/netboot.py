@@ -1,0 +1,200 @@
+"""The directory on the login node that diskless nodes boot from, and how it changes: by one rename at a time.
+
+    generations/DIGEST/       an image's files, read-only: root/, boot/, meta.json
+    roots/NODE/NAME/          a root file system of a node, NAME = DIGEST-KEY; NAME.json beside it says how it was made
+    roots/NODE/persist/       what the node keeps whichever root it boots
+    tftp/boot/NODE/NAME/      the boot files that go with that root, mounted on the node's /boot/firmware
+    tftp/SERIAL               -> boot/NODE/NAME: what the board boots
+    nfs/NODE                  -> ../roots/NODE/NAME: the same, for people and programs
+    state/NODE/               host keys, machine-id and the like; 0700, outlives every root
+    tmp/                      work in progress; what lies there when nobody holds the lock is swept
+
+`tftp/SERIAL` is what counts. The command line in a boot directory names its own root in full, so that one rename
+switches kernel and root together, and nothing that a running node has mounted is ever moved or written. For that a
+server exports the parents: `roots/NODE` and `tftp/boot/NODE`, and `generations` read-only to nodes with a shared root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.console import note
+from builder.errors import HostError
+from builder.run import run
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+PERSIST = "persist"
+
+
+@dataclass(frozen=True, slots=True)
+class Netboot:
+    """The directory of a login node; nothing is created before the lock is taken."""
+
+    dest: Path
+
+    @property
+    def generations(self) -> Path:
+        """Images' files."""
+        return self.dest / "generations"
+
+    @property
+    def roots(self) -> Path:
+        """Nodes' root file systems."""
+        return self.dest / "roots"
+
+    @property
+    def tftp(self) -> Path:
+        """What the TFTP server serves."""
+        return self.dest / "tftp"
+
+    @property
+    def state(self) -> Path:
+        """What outlives every root, by node."""
+        return self.dest / "state"
+
+    @property
+    def tmp(self) -> Path:
+        """Work in progress."""
+        return self.dest / "tmp"
+
+    def root(self, node: str, name: str) -> Path:
+        """Return the root of a node."""
+        return self.roots / node / name
+
+    def boot(self, node: str, name: str) -> Path:
+        """Return the boot files that go with a root."""
+        return self.tftp / "boot" / node / name
+
+    def current(self, serial: str) -> str:
+        """Return the name of the root that a board boots, "" for a board that boots nothing from here."""
+        link = self.tftp / serial
+        return link.readlink().name if link.is_symlink() else ""
+
+    def record(self, node: str, name: str) -> dict[str, Any]:
+        """Return what is written about a root: how it was made, and what the node booted before it."""
+        try:
+            return dict(json.loads((self.roots / node / f"{name}.json").read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def write_record(self, node: str, name: str, facts: Mapping[str, object]) -> None:
+        """Write what is known about a root, whole or not at all."""
+        write(self.roots / node / f"{name}.json", json.dumps(facts, indent=1).encode() + b"\n")
+
+    def names(self, node: str) -> list[str]:
+        """Return the names of a node's roots."""
+        home = self.roots / node
+        return (
+            sorted(path.name for path in home.iterdir() if path.is_dir() and path.name != PERSIST)
+            if home.is_dir()
+            else []
+        )
+
+    def switch(self, node: str, serial: str, name: str) -> None:
+        """Let a board boot a root from now on, and no other board boot as this node."""
+        before = self.current(serial)
+        if before != name:
+            self.write_record(node, name, {**self.record(node, name), "previous": before})
+            if before:
+                (self.roots / node / f"{before}.json").touch()  # the day it was left: gc counts from it
+        point(self.tftp / serial, f"boot/{node}/{name}")
+        point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
+        for link in self.tftp.iterdir():
+            if link.is_symlink() and link.name != serial and link.readlink().parts[:2] == ("boot", node):
+                link.unlink()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory alone, and sweep what killed processes left. Raises HostError where that cannot be."""
+        try:
+            for path in (self.generations, self.roots, self.dest / "nfs", self.tftp / "boot", self.tmp):
+                path.mkdir(parents=True, exist_ok=True)
+            self.state.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise HostError(f"{self.dest} cannot be written: {error.strerror}", hint="run as root (sudo)") from error
+        self.tmp.chmod(0o700)
+        self.state.chmod(0o700)
+        with (self.dest / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(f"another pibuild is at work in {self.dest}: waiting")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            for path in self.tmp.iterdir():
+                remove(path)
+            yield
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a new directory on the same file system, gone after the block."""
+        path = self.tmp / secrets.token_hex(6)
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            remove(path)
+
+    def flush(self) -> None:
+        """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
+        descriptor = os.open(self.dest, os.O_RDONLY)
+        try:
+            if _LIBC.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(self.dest))
+        finally:
+            os.close(descriptor)
+
+
+def point(link: Path, target: str) -> None:
+    """Let a symbolic link point elsewhere, in one rename; nothing happens when it does already."""
+    if link.is_symlink() and str(link.readlink()) == target:
+        return
+    new = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    new.symlink_to(target)
+    new.replace(link)
+    _sync_directory(link.parent)
+
+
+def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file: complete under its name, or not at all."""
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with new.open("xb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a tree, without leaving its file system; btrfs subvolumes in it go as well."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        run(["rm", "-rf", "--one-file-system", "--", path], what="removing")
+        # rm takes a subvolume (another device number) for another file system: those are dropped as a whole
+        for subvolume in (path, *path.glob("*"), *path.glob("*/*")):
+            if subvolume.is_dir() and subvolume.stat().st_ino == _SUBVOLUME:
+                run(["btrfs", "subvolume", "delete", subvolume])
+        if path.exists():
+            run(["rm", "-rf", "--one-file-system", "--", path], what="removing")
+
+
+_SUBVOLUME = 256  # inode number of a btrfs subvolume's own directory (BTRFS_FIRST_FREE_OBJECTID)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,118 @@
+"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity.
+
+Each file is made once and never again; whoever replaces one by hand finds it respected.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.inventory import Node
+from builder.netboot import Netboot, write
+from builder.run import find_tool, run
+
+_MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
+_CLUSTER = ".cluster"  # no node is called that
+_HOST_KEYS = ("ecdsa", "ed25519", "rsa")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFile:
+    """A file of a node's state, and where it goes in its root."""
+
+    path: str
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """A node's state. `login_key` is the public half of the key that the login node opens every node with."""
+
+    machine_id: str
+    login_key: str
+    files: tuple[StateFile, ...]
+
+
+def machine_id(serial: str) -> str:
+    """Return the machine-id(5) of a board: 32 hex digits, a UUID of version 5 made of its serial number."""
+    return uuid.uuid5(_MACHINES, serial).hex
+
+
+def read_state(netboot: Netboot, node: Node) -> NodeState | None:
+    """Return a node's state, None where it is not complete yet."""
+    home, cluster = netboot.state / node.name, netboot.state / _CLUSTER
+    wanted = _files(home, cluster)
+    if not all(source.is_file() for source, _ in wanted.values()) or not (cluster / "id_ed25519.pub").is_file():
+        return None
+    return NodeState(
+        machine_id=(home / "machine-id").read_text().strip(),
+        login_key=(cluster / "id_ed25519.pub").read_text().strip(),
+        files=tuple(
+            StateFile(path=path, content=source.read_bytes(), mode=mode) for path, (source, mode) in wanted.items()
+        ),
+    )
+
+
+def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState]:
+    """Make what is missing of the nodes' state, and return it by node. The directory's lock must be held."""
+    cluster = netboot.state / _CLUSTER
+    cluster.mkdir(mode=0o700, exist_ok=True)
+    _once(cluster / "k3s-token", secrets.token_hex(32))
+    if not (cluster / "id_ed25519.pub").is_file():
+        _make_login_key(netboot, cluster)
+    states: dict[str, NodeState] = {}
+    for node in nodes:
+        home = netboot.state / node.name
+        home.mkdir(mode=0o700, exist_ok=True)
+        _once(home / "machine-id", machine_id(node.serial))
+        _once(home / "k3s-node-password", secrets.token_hex(16))
+        _once(home / "restic-password", secrets.token_hex(32))
+        if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
+            _make_host_keys(netboot, home, node.name)
+        state = read_state(netboot, node)
+        assert state is not None  # noqa: S101 - all of it was just made
+        states[node.name] = state
+    return states
+
+
+def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
+    """Return what goes where: path in the root to file of the state and mode."""
+    keys = [f"ssh_host_{kind}_key" for kind in _HOST_KEYS]
+    return {
+        "/etc/machine-id": (home / "machine-id", 0o444),
+        **{f"/etc/ssh/{key}": (home / key, 0o600) for key in keys},
+        **{f"/etc/ssh/{key}.pub": (home / f"{key}.pub", 0o644) for key in keys},
+        "/etc/rancher/node/password": (home / "k3s-node-password", 0o600),
+        "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
+        "/etc/restic/password": (home / "restic-password", 0o600),
+    }
+
+
+def _once(path: Path, content: str) -> None:
+    if not path.exists():
+        write(path, f"{content}\n".encode(), 0o600)
+
+
+def _make_login_key(netboot: Netboot, cluster: Path) -> None:
+    keygen = find_tool("ssh-keygen", package="openssh-client")
+    with netboot.scratch() as scratch:
+        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "login node", "-f", scratch / "key"])
+        (scratch / "key").replace(cluster / "id_ed25519")
+        (scratch / "key.pub").replace(cluster / "id_ed25519.pub")
+
+
+def _make_host_keys(netboot: Netboot, home: Path, name: str) -> None:
+    """Make the host keys that are missing; the public half comes last and says that there is one."""
+    keygen = find_tool("ssh-keygen", package="openssh-client")
+    with netboot.scratch() as scratch:
+        for kind in _HOST_KEYS:
+            key = f"ssh_host_{kind}_key"
+            if not (home / f"{key}.pub").is_file():
+                run([keygen, "-q", "-t", kind, "-N", "", "-C", f"root@{name}", "-f", scratch / key])
+                (scratch / key).replace(home / key)
+                (scratch / f"{key}.pub").replace(home / f"{key}.pub")

@@ -1,0 +1,137 @@
+"""Native programs beside emulated ones: what authors see, what stands in and what must not, and what a crash says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.emulation_log import read_log, sum_up
+from builder.run import run
+from tests.system.conftest import Small
+from tests.system.engine import Engine
+
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.needs("private-binfmt")]
+
+ARM64, X86_64 = 0xB7, 0x3E  # e_machine of linux/elf-em.h, the byte at 18
+# qemu-user shows a program its own file there; a native program reads what the kernel says
+MACHINE = "head -c 19 /proc/self/exe | tail -c 1"
+
+
+@pytest.fixture
+def engine(small: Small, tmp_path: Path) -> Engine:
+    """An engine that has the layers of the small recipe."""
+    return small.engine.beside(tmp_path)
+
+
+def layer_of(engine: Engine, recipe: Path, name: str, *words: str) -> Path:
+    """Build a recipe; return what one of its layers adds."""
+    report = engine.build("--offline", *words, recipe=recipe)
+    keys = {layer["name"]: layer["key"] for layer in report["layers"]}
+    return engine.cache / "layers" / str(keys[name]) / "fs"
+
+
+def write_script(engine: Engine, name: str, *scripts: str) -> Path:
+    """Write a recipe whose layer `tried` runs scripts, each a step of its own."""
+    steps = "".join(f"      - run:\n          script: |\n{indented(script)}" for script in scripts)
+    return engine.write(f"{name}.yaml", f"layers:\n  - name: tried\n    steps:\n{steps}")
+
+
+def indented(script: str) -> str:
+    return "".join(f"            {line}\n" for line in script.splitlines())
+
+
+def test_programs_run_natively_and_the_machine_is_arm64_to_an_author(engine: Engine, tmp_path: Path) -> None:
+    script = (
+        f"mkdir /srv/tried\n{MACHINE} >/srv/tried/head\nuname -m >/srv/tried/uname\narch >/srv/tried/arch\n"
+        "dpkg --print-architecture >/srv/tried/dpkg\nperl -e 'use Config; print $Config{archname}' >/srv/tried/perl\n"
+        "dpkg-deb --version >/dev/null; bash -c 'echo $MACHTYPE' >/srv/tried/bash\n"
+    )
+    log = tmp_path / "log"
+    tried = layer_of(engine, write_script(engine, "seen", script), "tried", "--debug-emulation", str(log)) / "srv/tried"
+    assert (tried / "head").read_bytes() == bytes([X86_64])
+    assert {path.name: path.read_text().strip() for path in tried.iterdir() if path.name != "head"} == {
+        "uname": "aarch64",
+        "arch": "aarch64",
+        "dpkg": "arm64",
+        "perl": "aarch64-linux-gnu-thread-multi",
+        "bash": "aarch64-unknown-linux-gnu",
+    }
+    ways = {(cost.program, cost.how) for cost in sum_up(read_log(log))}
+    assert {
+        ("/usr/bin/head", "native"),
+        ("/usr/bin/uname", "qemu"),
+        ("/usr/bin/arch", "qemu"),
+        ("/usr/bin/perl", "qemu"),
+        ("/usr/bin/bash", "qemu"),
+        ("/usr/bin/dpkg", "native"),
+    } <= ways
+
+
+def test_with_full_emulation_no_program_runs_natively(engine: Engine) -> None:
+    recipe = write_script(engine, "full", f"{MACHINE} >/srv/head")
+    assert (layer_of(engine, recipe, "tried", "--emulation", "full") / "srv/head").read_bytes() == bytes([ARM64])
+
+
+def test_a_program_that_an_author_replaced_is_the_authors(engine: Engine) -> None:
+    """Within the step its time tells, later its content does."""
+    replaced = (
+        "touch -r /usr/bin/sed /tmp/before\ncp /usr/bin/echo /usr/bin/sed.new\nmv /usr/bin/sed.new /usr/bin/sed\n"
+        "sed within >/srv/within\ntouch -r /tmp/before /usr/bin/sed\n"
+        "dpkg-divert --quiet --local --rename --add /usr/bin/cut\ncp /usr/bin/echo /usr/bin/cut\n"
+    )
+    recipe = write_script(engine, "replaced", replaced, "sed after >/srv/after\ncut diverted >/srv/diverted\n")
+    tried = layer_of(engine, recipe, "tried") / "srv"
+    assert [(tried / name).read_text() for name in ("within", "after", "diverted")] == [
+        "within\n",
+        "after\n",
+        "diverted\n",
+    ]
+
+
+@pytest.mark.parametrize("way", ["native-tools", "full"])
+def test_a_crash_of_the_emulator_names_the_program_and_what_to_do(engine: Engine, way: str) -> None:
+    recipe = write_script(engine, f"crash-{way}", "ls / >/dev/null\nbash -c 'kill -SEGV $$; :'\n")
+    done = engine.run("--offline", "--emulation", way, recipe=recipe)
+    assert done.returncode == 4, done.stderr
+    hint = done.stderr[done.stderr.index("hint:") :]
+    assert "qemu-user crashed in " in hint
+    assert "bash" in hint
+    assert "qemu-user-static" in hint
+
+
+def test_nothing_of_the_mechanism_is_in_an_image(small: Small) -> None:
+    layers = [small.engine.cache / "layers" / layer["key"] / "fs" for layer in small.report["layers"]]
+    assert small.report["emulation"] == "native-tools"
+    machines = set()
+    for layer in layers:
+        for name in ("run/pibuild", "lib64", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/sbin/policy-rc.d"):
+            assert not (layer / name).is_symlink(), f"{layer}: {name}"
+            assert not (layer / name).exists(), f"{layer}: {name}"
+        for path in layer.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    head = file.read(20)
+                if head[:4] == b"\x7fELF":
+                    machines.add(head[18])
+    assert machines == {ARM64}
+
+
+def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "builder/launcher.c"
+    words: list[str | Path] = [
+        "gcc",
+        "-O2",
+        "-static",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        tmp_path / "launcher",
+        source,
+    ]
+    assert run(words, check=False).stderr == ""
+
+
+def test_both_ways_make_the_same_tree(engine: Engine) -> None:
+    assert engine.build("--offline", "--verify-emulation")["differences"] == []

@@ -1,0 +1,361 @@
+"""Nodes' roots from a small generation: on what the file system can do, through upgrades, rollbacks and kills."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.errors import HostError, InputError
+from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode, rollback
+from builder.hashing import file_digest
+from builder.inventory import Inventory, load_inventory
+from builder.netboot import Netboot
+from builder.netboot_gc import collect, withdraw
+from builder.node_root import SHARED_SCRIPT_OWN
+from builder.run import run, spawn
+
+pytestmark = pytest.mark.root
+PROJECT = Path(__file__).parents[2]
+NODES = 17
+PAYLOAD = 3 << 20
+SECRETS = ("etc/rancher/node/password", "etc/rancher/k3s/token", "etc/restic/password", "etc/ssh/ssh_host_ed25519_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """The lab's inventory and a directory to boot from, with images that are generations already."""
+
+    inventory: Inventory
+    dest: Path
+
+    @property
+    def netboot(self) -> Netboot:
+        return Netboot(self.dest)
+
+    def image(self, text: str) -> Path:
+        """Return an image file whose generation is there: what `text` says is in its /etc/release."""
+        image = self.dest.parent / f"{text}.img"
+        image.write_text(text)
+        digest = file_digest(image)
+        home = self.dest / "generations" / digest[:12]
+        if not home.exists():
+            make_generation(home, digest, text)
+        return image
+
+    def explode(self, image: Path, *names: str, **options: object) -> tuple[Exploded, ...]:
+        nodes = choose(self.inventory, self.inventory.select(names, everything=not names))
+        return explode(self.inventory, nodes, self.dest, ExplodeOptions(image=image, **options))  # type: ignore[arg-type]
+
+    def root(self, node: str) -> Path:
+        return (self.dest / "nfs" / node).resolve()
+
+    def boot(self, node: str) -> Path:
+        return (self.dest / "tftp" / self.inventory.node(node).serial).resolve()
+
+    def check(self, node: str, release: str) -> None:
+        """Check that a node would boot, whole, what is made of a release."""
+        root, boot = self.root(node), self.boot(node)
+        assert (root / "etc/release").read_text() == release
+        assert (root / "usr/lib/payload").stat().st_size == PAYLOAD
+        assert (root / "etc/hostname").read_text() == f"{node}\n"
+        assert (root / "last").read_text() == "the end\n"
+        assert (boot / "vmlinuz").read_text() == f"kernel {release}"
+        assert (boot / "zz-last").read_text() == "the end\n"
+        assert f"nfsroot=192.168.2.1:{root},vers=3,tcp,hard rw ip=dhcp" in (boot / "cmdline.txt").read_text()
+        assert f"192.168.2.1:{boot} /boot/firmware nfs " in (root / "etc/fstab").read_text()
+
+    def identity(self, node: str) -> dict[str, bytes]:
+        """Return what makes a node the one it is."""
+        root = self.root(node)
+        paths = ["etc/machine-id", *SECRETS, *(str(key.relative_to(root)) for key in (root / "etc/ssh").iterdir())]
+        return {path: (root / path).read_bytes() for path in paths if path != "etc/rancher/k3s/token"}
+
+
+def make_generation(home: Path, digest: str, text: str) -> None:
+    root, boot = home / "root", home / "boot"
+    for path in ("etc/ssh", "boot/firmware", "home/ubuntu", "usr/lib", "usr/share/zoneinfo/Europe", "var/lib"):
+        (root / path).mkdir(parents=True)
+    (root / "etc/release").write_text(text)
+    (root / "etc/passwd").write_text(
+        "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\nnone:x:65534:65534::/:/bin/false\n"
+    )
+    (root / "etc/fstab").write_text("LABEL=r / ext4 defaults 0 1\nLABEL=b /boot/firmware vfat defaults 0 2\n")
+    (root / "usr/share/zoneinfo/Europe/Athens").write_text("tz")
+    (root / "usr/lib/payload").write_bytes(os.urandom(PAYLOAD))
+    (root / SHARED_SCRIPT_OWN).parent.mkdir(parents=True)
+    (root / SHARED_SCRIPT_OWN).write_text("#!/bin/sh\n")
+    for number in range(40):
+        (root / f"usr/lib/{number}").write_text(str(number))
+    os.setxattr(root / "usr/lib/1", "user.kept", b"yes")
+    (root / "last").write_text("the end\n")
+    os.chown(root / "home/ubuntu", 1000, 1000)
+    (boot / "overlays").mkdir(parents=True)
+    (boot / "config.txt").write_text("kernel=vmlinuz\n")
+    (boot / "cmdline.txt").write_text("console=tty0 root=PARTUUID=1-02 rootfstype=ext4 rootwait rw\n")
+    (boot / "vmlinuz").write_text(f"kernel {text}")
+    (boot / "overlays/one.dtbo").write_text("dtbo")
+    (boot / "zz-last").write_text("the end\n")
+    meta = {"sha256": digest, "boot_mount": "/boot/firmware", "capabilities": {"/usr/lib/2": "cap_net_raw=ep"}}
+    (home / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(load_inventory(PROJECT / "cluster.yaml"), tmp_path / "netboot")
+
+
+def file_system(tmp_path: Path, make: tuple[str, ...]) -> Iterator[Path]:
+    image, at = tmp_path / "fs.img", tmp_path / "fs"
+    at.mkdir()
+    with image.open("wb") as file:
+        file.truncate(600 << 20)
+    run([*make, image])
+    run(["mount", "-o", "loop", image, at])
+    try:
+        yield at
+    finally:
+        run(["umount", at])
+
+
+@pytest.fixture
+def xfs(tmp_path: Path) -> Iterator[Path]:
+    yield from file_system(tmp_path, ("mkfs.xfs", "-q", "-m", "reflink=1"))
+
+
+def used(path: Path) -> int:
+    os.sync()
+    return shutil.disk_usage(path).used
+
+
+def test_seventeen_nodes_have_roots_and_identities_of_their_own(lab: Lab) -> None:
+    done = lab.explode(lab.image("a"), method="copy")
+    assert [row.action for row in done] == ["make"] * NODES
+    assert {row.way for row in done} == {"copy"}
+    for row in done:
+        lab.check(row.node, "a")
+    identities = [lab.identity(row.node) for row in done]
+    for path in identities[0]:
+        assert len({identity[path] for identity in identities}) == NODES, path
+    tokens = {(lab.root(row.node) / "etc/rancher/k3s/token").read_bytes() for row in done}
+    assert len(tokens) == 1
+    assert os.getxattr(lab.root("green1") / "usr/lib/1", "user.kept") == b"yes"
+    keys = lab.root("green1") / "home/ubuntu/.ssh/authorized_keys"
+    assert "login node" in keys.read_text()
+    assert (keys.stat().st_uid, keys.stat().st_mode & 0o777, keys.parent.stat().st_mode & 0o777) == (1000, 0o600, 0o700)
+    assert lab.netboot.state.stat().st_mode & 0o777 == 0o700
+    assert not list(lab.netboot.tmp.iterdir())
+
+
+def test_exploding_again_changes_nothing(lab: Lab) -> None:
+    image = lab.image("a")
+    first = lab.explode(image)
+    assert [row.action for row in lab.explode(image)] == ["none"] * NODES
+    assert all(len(lab.netboot.names(row.node)) == 1 for row in first)
+    fresh = lab.explode(image, "yellow3", fresh=True)
+    assert [(row.action, row.before) for row in fresh] == [
+        ("make", lab.netboot.names("yellow1")[0][:12] + row.before[12:]) for row in fresh
+    ]
+
+
+def test_nothing_secret_and_no_way_out_in_tftp(lab: Lab) -> None:
+    lab.explode(lab.image("a"))
+    tftp = lab.dest / "tftp"
+    secrets = {(lab.root(f"green{n}") / path).read_bytes().strip() for n in range(1, 9) for path in SECRETS}
+    served = 0
+    for path in tftp.rglob("*"):
+        assert path.resolve().is_relative_to(tftp)
+        if path.is_file():
+            served += 1
+            assert path.stat().st_mode & 0o444 == 0o444
+            content = path.read_bytes()
+            assert not any(secret in content for secret in secrets)
+    assert served >= NODES * 5
+
+
+def test_roots_on_xfs_share_their_blocks(lab: Lab, xfs: Path) -> None:
+    lab = Lab(lab.inventory, xfs / "netboot")
+    image = lab.image("a")
+    before = used(xfs)
+    done = lab.explode(image)
+    assert {row.way for row in done} == {"reflink"}
+    assert used(xfs) - before < PAYLOAD * 4  # 17 copies would be more than 50 MiB
+    for row in done:
+        lab.check(row.node, "a")
+    (lab.root("green1") / "usr/lib/payload").write_bytes(bytes(PAYLOAD))
+    lab_payload = (lab.root("green2") / "usr/lib/payload").read_bytes()
+    assert lab_payload == next((lab.dest / "generations").glob("*/root/usr/lib/payload")).read_bytes()
+    assert lab_payload != bytes(PAYLOAD)
+
+
+def test_reflink_is_refused_where_it_cannot_be(lab: Lab) -> None:
+    if run(["stat", "-f", "-c", "%T", lab.dest.parent]).stdout.strip() in ("btrfs", "xfs"):
+        pytest.fail("this test needs a temporary directory on ext4 or tmpfs")
+    with pytest.raises(HostError, match="cannot share blocks"):
+        lab.explode(lab.image("a"), method="reflink")
+    assert not (lab.dest / "nfs" / "green1").exists()
+
+
+def test_upgrade_leaves_the_running_root_alone_and_rollback_goes_back(lab: Lab) -> None:
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    running, identity = lab.root("yellow3"), lab.identity("yellow3")
+    (running / "var/lib/own").write_text("written by the node\n")
+    (lab.boot("yellow3") / "vmlinuz").write_text("kernel a")  # as apt on the node would
+    before = {path: path.lstat().st_mtime_ns for path in running.rglob("*")}
+
+    upgraded = lab.explode(lab.image("b"), "yellow3")
+    assert upgraded[0].before == running.name
+    lab.check("yellow3", "b")
+    lab.check("green1", "a")
+    assert lab.identity("yellow3") == identity
+    assert {path: path.lstat().st_mtime_ns for path in running.rglob("*")} == before
+
+    left, back = rollback(lab.inventory, "yellow3", lab.dest)
+    assert (left, back) == (upgraded[0].after, running.name)
+    lab.check("yellow3", "a")
+    assert (lab.root("yellow3") / "var/lib/own").read_text() == "written by the node\n"
+    assert lab.identity("yellow3") == identity
+    with pytest.raises(InputError, match="has booted nothing before"):
+        rollback(lab.inventory, "yellow3", lab.dest)
+    assert [row.action for row in lab.explode(lab.image("b"), "yellow3")] == ["switch"]
+    lab.check("yellow3", "b")
+
+
+def test_a_kernel_upgraded_on_one_node_is_that_nodes_alone(lab: Lab) -> None:
+    lab.explode(lab.image("a"), "green1", "green2")
+    (lab.boot("green1") / "vmlinuz").write_text("newer")
+    assert (lab.boot("green2") / "vmlinuz").read_text() == "kernel a"
+    assert [path.read_text() for path in lab.dest.glob("generations/*/boot/vmlinuz")] == ["kernel a"]
+
+
+def test_gc_keeps_what_is_booted_gone_back_to_or_running(lab: Lab) -> None:
+    names = []
+    for text in "abcd":
+        names.append(lab.explode(lab.image(text), "yellow3")[0].after)
+        if text == "a":  # it started from the first and has not been restarted since
+            (lab.root("yellow3") / "var/lib/pibuild").mkdir(exist_ok=True)
+            (lab.root("yellow3") / "var/lib/pibuild/booted").touch()
+    assert not collect(lab.dest, keep_days=7, dry_run=False)
+    would = collect(lab.dest, keep_days=0, dry_run=True)
+    assert {garbage.path.name for garbage in would} == {names[1], names[1][:12]}
+    assert len(lab.netboot.names("yellow3")) == 4
+    collect(lab.dest, keep_days=0, dry_run=False)
+    assert set(lab.netboot.names("yellow3")) == {names[0], names[2], names[3]}
+    assert not lab.netboot.boot("yellow3", names[1]).exists()
+    lab.check("yellow3", "d")
+    rollback(lab.inventory, "yellow3", lab.dest)
+    lab.check("yellow3", "c")
+
+
+def test_a_shared_root_costs_a_node_little(lab: Lab) -> None:
+    image = lab.image("a")
+    lab.explode(image, "green1", method="shared")
+    before = used(lab.dest)
+    begun = time.monotonic()
+    lab.explode(image, *(f"green{n}" for n in range(2, 9)), method="shared")
+    assert (time.monotonic() - begun) / 7 < 3  # mostly host keys; the machine may be busy
+    own = run(["du", "-s", "-B1", *(lab.dest / "roots" / f"green{n}" for n in range(2, 9))]).stdout.splitlines()
+    assert max(int(line.split()[0]) for line in own) < 1 << 20
+    assert used(lab.dest) - before < 64 << 20
+    cmdline = (lab.boot("green2") / "cmdline.txt").read_text()
+    generation = next((lab.dest / "generations").iterdir())
+    assert f"nfsroot=192.168.2.1:{generation}/root,vers=3,tcp,hard ro ip=dhcp" in cmdline
+    assert f"pibuild.node=192.168.2.1:{lab.dest}/roots/green2/{lab.root('green2').name}" in cmdline
+    assert (lab.root("green2") / "files/etc/hostname").read_text() == "green2\n"
+    assert (generation / "boot/cmdline.txt").read_text().startswith("console=tty0 root=PARTUUID")
+
+
+def test_dry_run_writes_nothing_and_says_what_explode_does(lab: Lab) -> None:
+    image = lab.image("a")
+    nodes = choose(lab.inventory, lab.inventory.select(["yellow3"]))
+    assert [row.action for row in plan_explode(lab.inventory, nodes, lab.dest, ExplodeOptions(image=image))] == ["make"]
+    assert not (lab.dest / "state").exists()
+    lab.explode(image, "yellow3")
+    listed = sorted(lab.dest.rglob("*"))
+    planned = plan_explode(lab.inventory, nodes, lab.dest, ExplodeOptions(image=lab.image("b")))
+    assert [row.action for row in planned] == ["make"]
+    assert planned[0].after == lab.explode(lab.image("b"), "yellow3")[0].after
+    assert set(listed) < set(lab.dest.rglob("*"))
+
+
+def test_removing_a_node_keeps_or_deletes_its_state(lab: Lab) -> None:
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    identity = lab.identity("yellow3")
+    withdraw(lab.dest, "yellow3", keep_state=True)
+    assert not (lab.dest / "tftp" / lab.inventory.node("yellow3").serial).is_symlink()
+    assert not lab.netboot.names("yellow3")
+    lab.check("green1", "a")
+    lab.explode(lab.image("a"), "yellow3")
+    assert lab.identity("yellow3") == identity
+    withdraw(lab.dest, "yellow3", keep_state=False)
+    lab.explode(lab.image("a"), "yellow3")
+    assert lab.identity("yellow3")["etc/ssh/ssh_host_ed25519_key"] != identity["etc/ssh/ssh_host_ed25519_key"]
+    assert lab.identity("yellow3")["etc/machine-id"] == identity["etc/machine-id"]
+
+
+def test_killed_at_any_moment_every_node_boots_what_it_did_or_the_next_whole(lab: Lab) -> None:
+    names = ["yellow1", "yellow2", "yellow3"]
+    images = [lab.image("a"), lab.image("b")]
+    for image in images:
+        lab.explode(image, *names)
+    chosen = list(itertools.chain(*(("--node", name) for name in names)))
+    begun = time.monotonic()
+    assert run(command(lab, images[0], chosen), cwd=PROJECT).returncode == 0
+    whole = time.monotonic() - begun
+    generator = random.Random(4)  # noqa: S311 - moments, no secrets
+    for attempt in range(5):
+        image = images[attempt % 2]
+        with spawn(command(lab, image, chosen), cwd=PROJECT) as process:
+            time.sleep(whole * generator.uniform(0.3, 1.0))
+            process.send_signal(signal.SIGKILL)
+        wait_until_unlocked(lab)
+        for name in names:
+            lab.check(name, (lab.root(name) / "etc/release").read_text())
+    lab.explode(images[1], *names)
+    for name in names:
+        lab.check(name, "b")
+    assert not list(lab.netboot.tmp.iterdir())
+
+
+def command(lab: Lab, image: Path, chosen: list[str]) -> list[str | Path]:
+    program = [sys.executable, "-m", "builder", "explode", "--fresh", "--cluster", PROJECT / "cluster.yaml"]
+    return [*program, *chosen, "--image", image, "--dest", lab.dest]
+
+
+def wait_until_unlocked(lab: Lab) -> None:
+    with lab.netboot.locked():
+        return
+
+
+@pytest.mark.parametrize("make", [("mkfs.btrfs", "-q")])
+def test_roots_on_btrfs_are_snapshots(lab: Lab, tmp_path: Path, make: tuple[str, ...]) -> None:
+    mounting = file_system(tmp_path, make)
+    at = next(mounting)
+    try:
+        lab = Lab(lab.inventory, at / "netboot")
+        home = lab.image("a").parent
+        generation = next((lab.dest / "generations").iterdir())
+        (generation / "root").rename(home / "tree")
+        run(["btrfs", "subvolume", "create", generation / "root"])
+        run(["cp", "-a", "--reflink=always", f"{home}/tree/.", generation / "root"])
+        done = lab.explode(home / "a.img")
+        assert {row.way for row in done} == {"snapshot"}
+        for row in done:
+            lab.check(row.node, "a")
+        lab.explode(home / "a.img", "green1", fresh=True)
+        lab.explode(home / "a.img", "green1", fresh=True)
+        assert collect(lab.dest, keep_days=0, dry_run=False)
+        lab.check("green1", "a")
+    finally:
+        for _ in mounting:
+            pass

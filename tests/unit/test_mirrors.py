@@ -1,0 +1,56 @@
+"""Where packages come from; what the machine itself is asked is in tests/system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder import mirrors
+from builder.errors import HostError
+from builder.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring
+
+KEYRING = Path("/usr/share/keyrings/x.gpg")
+
+
+def test_a_mirror_that_is_given_is_the_only_one_there_is() -> None:
+    given = "http://mirror.example.org/debian"
+    [[source]] = candidate_sources("debian", "trixie", ["main", "contrib"], mirror=given, keyring=KEYRING)
+    assert (source.uris, source.suites, source.components) == (given, ("trixie",), ("main", "contrib"))
+    assert source.keyring == KEYRING
+
+
+def test_suites_of_one_archive_are_one_source_without_doubles() -> None:
+    pairs = [
+        ("http://a.example.org", "trixie"),
+        ("http://b.example.org", "trixie-security"),
+        ("http://a.example.org", "trixie-updates"),
+        ("http://a.example.org", "trixie"),
+    ]
+    assert [(source.uris, source.suites) for source in _sources(pairs, ["main"], KEYRING)] == [
+        ("http://a.example.org", ("trixie", "trixie-updates")),
+        ("http://b.example.org", ("trixie-security",)),
+    ]
+
+
+def test_one_line_sources_are_read_with_and_without_options() -> None:
+    text = (
+        "# deb http://no.example.org trixie main\n"
+        "deb http://a.example.org/debian trixie main contrib\n"
+        "deb [signed-by=/x.gpg arch=arm64] http://b.example.org trixie-updates main\n"
+        "deb-src http://c.example.org trixie main\n"
+    )
+    assert [(found["uri"], found["suite"]) for found in _ONE_LINE.finditer(text)] == [
+        ("http://a.example.org/debian", "trixie"),
+        ("http://b.example.org", "trixie-updates"),
+    ]
+
+
+def test_a_keyring_that_is_missing_names_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keyring = tmp_path / "archive.gpg"
+    monkeypatch.setitem(mirrors._KEYRINGS, "debian", (keyring, "debian-archive-keyring"))
+    with pytest.raises(HostError, match="packages of debian cannot be verified") as caught:
+        find_keyring("debian")
+    assert "apt-get install debian-archive-keyring" in caught.value.hint
+    keyring.touch()
+    assert find_keyring("debian") == keyring
