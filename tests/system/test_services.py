@@ -1,4 +1,4 @@
-"""The rendered configurations in the real servers: a client in a network namespace is answered, whatever it says it is."""
+"""The rendered configurations in the real servers: a client in a namespace is answered, whatever it says it is."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_board_with_a_disk_is_not_told_to_boot_from_the_network(server: str, t
         options = answer["options"]
         assert isinstance(options, dict)
         assert "66" not in options
-        assert "Raspberry Pi Boot".encode().hex() not in options.get("43", "")
+        assert b"Raspberry Pi Boot".hex() not in options.get("43", "")
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -214,7 +214,13 @@ def test_every_file_passes_its_servers_checker(server: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("server", "path", "old", "new", "said"),
     [
-        ("isc-dhcp", DHCPD, "hardware ethernet", "hardware token", "expecting network hardware type|semicolon expected|Configuration file errors"),
+        (
+            "isc-dhcp",
+            DHCPD,
+            "hardware ethernet",
+            "hardware token",
+            "expecting network hardware type|semicolon expected|Configuration file errors",
+        ),
         ("kea", KEA, '"match-client-id"', '"match-client"', "match-client"),
         ("dnsmasq", DNSMASQ, "dhcp-range=", "dhcp-rang=", "bad option at line"),
         ("dnsmasq", RESERVATIONS, ",192.168.2.30,", ",192.168.2.31,", "duplicate dhcp-host IP address"),
