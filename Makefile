@@ -19,13 +19,18 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools btrfs-progs ca-certificates debian-archive-keyring dmsetup dnsmasq-base dosfstools e2fsprogs gcc git gpg \
-	gpgv iproute2 isc-dhcp-server kea-dhcp4-server kpartx libc6-dev libcap2-bin libparted-dev mmdebstrap mtools \
-	nfs-ganesha nfs-ganesha-vfs nftables openssh-client pkg-config python3-dev python3-venv qemu-system-arm \
-	qemu-user-static qemu-utils rpcbind tftpd-hpa util-linux xfsprogs xz-utils zstd
+	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
+	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
+	qemu-utils util-linux xz-utils zstd
 
-# Servers that tests run in namespaces of their own. On this machine none of them starts: not when its package is
-# installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot (disabled). `pibuild services apply` enables what it needs.
+# What only tests need: file systems, and servers that they run in namespaces of their own. On this machine none of the
+# servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot
+# (disabled). `pibuild services apply` enables what it needs.
+TEST_PACKAGES := \
+	btrfs-progs dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables rpcbind tftpd-hpa \
+	xfsprogs
+WANTED = $(PACKAGES)
+test unit bench: WANTED = $(PACKAGES) $(TEST_PACKAGES)
 SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
 POLICY := /usr/sbin/policy-rc.d
 QUIET_SERVERS = if [ ! -e $(POLICY) ]; then trap '$(SUDO) rm -f $(POLICY)' EXIT; \
@@ -71,8 +76,8 @@ install: system .venv/.installed ## install the system packages and .venv, nothi
 # give: only a package that cannot be installed stops.
 system:
 	@command -v dpkg-query >/dev/null || { echo 'error: this Makefile installs with apt: Debian 12/13 or Ubuntu 24.04' >&2; exit 3; }
-	@there=" $$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(PACKAGES) 2>/dev/null || :; } | sed -n 's/^installed //p' | tr '\n' ' ')"; \
-	missing=(); for package in $(PACKAGES); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
+	@there=" $$({ dpkg-query -W -f='$${db:Status-Status} $${Package}\n' $(WANTED) 2>/dev/null || :; } | sed -n 's/^installed //p' | tr '\n' ' ')"; \
+	missing=(); for package in $(WANTED); do [[ "$$there" == *" $$package "* ]] || missing+=("$$package"); done; \
 	if (( $${#missing[@]} )); then \
 		echo "installing: $${missing[*]}"; \
 		$(SUDO) apt-get update -qq || echo 'warning: apt-get update failed: going on with the package lists there are' >&2; \

@@ -1,7 +1,6 @@
-"""A DHCP client as a board has three of: `python -m tests.dhcp_client INTERFACE MAC CLIENT-ID|- [boot]`.
-
-RFC 2131: DISCOVER, OFFER, REQUEST, ACK by broadcast, from an interface that has no address yet; prints the ACK as JSON.
-With `boot` it says what the Raspberry Pi's EEPROM says: vendor class, architecture.
+"""A DHCP client as a board has three of: `python -m tests.dhcp_client INTERFACE MAC CLIENT-ID|- [boot]` prints its
+lease. RFC 2131: DISCOVER, OFFER, REQUEST, ACK by broadcast, from an interface that has no address yet. With
+`boot` it says what the Raspberry Pi's EEPROM says: vendor class, architecture.
 """
 
 from __future__ import annotations

@@ -328,7 +328,8 @@ def test_killed_at_any_moment_every_node_boots_what_it_did_or_the_next_whole(lab
 
 
 def command(lab: Lab, image: Path, chosen: list[str]) -> list[str | Path]:
-    program = [sys.executable, "-m", "builder", "explode", "--fresh", "--cluster", PROJECT / "cluster.yaml"]
+    program: list[str | Path] = [sys.executable, "-m", "builder", "explode", "--fresh"]
+    program += ["--cluster", PROJECT / "cluster.yaml"]
     return [*program, *chosen, "--image", image, "--dest", lab.dest]
 
 

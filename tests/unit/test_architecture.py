@@ -21,7 +21,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "console", "steps.base"),
     (),  # host tools
     ("steps", "variables", "recipe", "inventory"),
-    ("base_image", "image", "bootstrap", "finish", "publish", "bootchain", "verdict", "schema", "generation", "services"),
+    (
+        "base_image",
+        "image",
+        "bootstrap",
+        "finish",
+        "publish",
+        "bootchain",
+        "verdict",
+        "schema",
+        "generation",
+        "services",
+    ),
     ("node_state", "personalise", "node_root", "netboot_gc"),
     ("lock",),
     ("plan",),
@@ -198,7 +209,9 @@ def _check_text(tmp_path: Path, text: str) -> ast.Module:
 
 
 def test_make_installs_the_package_of_every_tool_that_is_looked_for() -> None:
-    installed = set(re.findall(r"[a-z0-9.+-]+", _makefile_variable("PACKAGES")))
+    installed = set(
+        re.findall(r"[a-z0-9.+-]+", _makefile_variable("PACKAGES") + " " + _makefile_variable("TEST_PACKAGES"))
+    )
     named = {
         package: f"{path.name}:{node.lineno}"
         for path in MODULES
