@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from builder import console
+from builder.cli_node import cluster_option
 from builder.cli_options import example, json_option, plain
 
 if TYPE_CHECKING:
@@ -20,12 +21,7 @@ def _inventory_options(command: Callable[..., Any]) -> Callable[..., Any]:
     role = click.option(
         "--role", type=click.Choice(["login", "backup"]), default="login", show_default=True, help="Which server."
     )
-    cluster = click.option(
-        "--cluster",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
-    )
-    return role(cluster(command))
+    return role(cluster_option(command))
 
 
 _root_option = click.option(
@@ -60,12 +56,12 @@ def services() -> None:
 @_inventory_options
 @click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Directory; default: stdout.")
 @json_option
-def render(role: Literal["login", "backup"], cluster: Path | None, output: Path | None, as_json: bool) -> None:
+def render(role: Literal["login", "backup"], cluster_file: Path | None, output: Path | None, as_json: bool) -> None:
     """Write the servers' files to a directory.
 
     Of a file like /etc/hosts it is only the part that pibuild writes. Needs no root.
     """
-    _, files = _files(role, cluster)
+    _, files = _files(role, cluster_file)
     if output is not None:
         for file in files:
             path = output / file.path.relative_to("/")
@@ -89,14 +85,14 @@ def render(role: Literal["login", "backup"], cluster: Path | None, output: Path 
 @_inventory_options
 @_root_option
 @json_option
-def diff(role: Literal["login", "backup"], cluster: Path | None, root: Path, as_json: bool) -> None:
+def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
     """Say what an apply would change.
 
     Compares with the files of this machine. Needs no root as long as they can be read.
     """
     from builder.services_apply import compare
 
-    _, files = _files(role, cluster)
+    _, files = _files(role, cluster_file)
     changes = compare(files, root)
     if as_json:
         console.print_json([{**plain(change), "path": str(change.path), "kind": change.kind} for change in changes])
@@ -116,7 +112,7 @@ def diff(role: Literal["login", "backup"], cluster: Path | None, root: Path, as_
 @_inventory_options
 @_root_option
 @json_option
-def apply(role: Literal["login", "backup"], cluster: Path | None, root: Path, as_json: bool) -> None:
+def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
     """Replace the servers' files and reload.
 
     The servers' own checkers read the new files first; when one refuses, nothing changes. A server that does not take
@@ -127,7 +123,7 @@ def apply(role: Literal["login", "backup"], cluster: Path | None, root: Path, as
     from builder.services_check import say_checked
     from builder.services_units import Servers
 
-    here, files = _files(role, cluster)
+    here, files = _files(role, cluster_file)
     live = root == Path("/")
     if live:
         require_root("services apply")
@@ -146,10 +142,10 @@ def apply(role: Literal["login", "backup"], cluster: Path | None, root: Path, as
     console.say(f"what was there before: {applied.backup}" if applied.backup else "nothing to change")
 
 
-def _files(role: Literal["login", "backup"], cluster: Path | None) -> tuple[Serving, tuple[ConfigFile, ...]]:
+def _files(role: Literal["login", "backup"], cluster_file: Path | None) -> tuple[Serving, tuple[ConfigFile, ...]]:
     from builder.inventory import find_inventory, load_inventory
     from builder.services import render as render_files
     from builder.services_files import serving
 
-    inventory = load_inventory(find_inventory(cluster))
+    inventory = load_inventory(find_inventory(cluster_file))
     return serving(inventory, role), render_files(inventory, role)

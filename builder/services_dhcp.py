@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from builder.inventory import Node
 from builder.inventory_names import AddressRange
-from builder.services_files import CONFIG, ConfigFile, Serving, fill, tftp_root
+from builder.services_files import CONFIG, ConfigFile, Serving, fill, netboot
 
 DNSMASQ = PurePosixPath("/etc/dnsmasq.d/pibuild.conf")
 RESERVATIONS = CONFIG / "dnsmasq-reservations"
@@ -70,7 +70,7 @@ def dhcp_files(here: Serving) -> list[ConfigFile]:
     if cluster.dhcp.server == "kea":
         files.append(ConfigFile(path=KEA, text=kea(here)))
     if cluster.tftp.server == "tftpd-hpa":
-        text = fill("tftpd-hpa.j2", here, tftp_root=tftp_root(here.inventory))
+        text = fill("tftpd-hpa.j2", here, tftp_root=netboot(here.inventory).tftp)
         files.append(ConfigFile(path=TFTPD, text=text))
     return files
 
@@ -89,7 +89,7 @@ def dnsmasq(here: Serving) -> str:
         dns=here.answers_dns,
         lease=cluster.dhcp.lease,
         reservations=RESERVATIONS,
-        tftp_root=tftp_root(here.inventory),
+        tftp_root=netboot(here.inventory).tftp,
         tftp_max=min(max(fewest, _NODE_TRANSFERS * len(here.netbooting)), most),
     )
 

@@ -1,4 +1,4 @@
-"""What the servers' files are made of: who serves, where a node's directories are, and the templates.
+"""What the servers' files are made of: who serves, what directories, and the templates.
 
 Templates are in `builder/templates/services`; everything here is pure.
 """
@@ -16,6 +16,7 @@ import jinja2
 from builder.errors import InputError, Problem
 from builder.inventory import Inventory, Node
 from builder.inventory_models import ServerEntry
+from builder.netboot import Netboot
 
 ServerRole = Literal["login", "backup"]
 CONFIG = PurePosixPath("/etc/pibuild")
@@ -72,24 +73,9 @@ def serving(inventory: Inventory, role: ServerRole) -> Serving:
     return Serving(inventory=inventory, role=role, entry=entry, node=inventory.node(entry.node))
 
 
-def tftp_root(inventory: Inventory) -> PurePosixPath:
-    """Return the directory that TFTP serves; a board asks for files under its serial number."""
-    return PurePosixPath(inventory.cluster.netboot) / "tftp"
-
-
-def boot_directory(inventory: Inventory, node: Node) -> PurePosixPath:
-    """Return the directory of the node's boot files, of which it mounts one on /boot/firmware."""
-    return tftp_root(inventory) / "boot" / node.name
-
-
-def roots_directory(inventory: Inventory, node: Node) -> PurePosixPath:
-    """Return the directory of the node's root file systems, apart from what TFTP serves."""
-    return PurePosixPath(inventory.cluster.netboot) / "roots" / node.name
-
-
-def generations_directory(inventory: Inventory) -> PurePosixPath:
-    """Return the directory of the images' files, which nodes with a shared root mount read-only."""
-    return PurePosixPath(inventory.cluster.netboot) / "generations"
+def netboot(inventory: Inventory) -> Netboot:
+    """Return where nodes' roots and boot files are. What a server exports are the parents, in which names change."""
+    return Netboot(Path(inventory.cluster.netboot))
 
 
 @functools.cache

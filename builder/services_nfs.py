@@ -8,17 +8,10 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from builder.errors import InputError, Problem
-from builder.services_files import (
-    ConfigFile,
-    Serving,
-    boot_directory,
-    fill,
-    generations_directory,
-    roots_directory,
-)
+from builder.services_files import ConfigFile, Serving, fill, netboot
 
 EXPORTS = PurePosixPath("/etc/exports.d/pibuild.exports")
 NFS_CONF = PurePosixPath("/etc/nfs.conf.d/pibuild.conf")
@@ -35,7 +28,7 @@ _THREADS = (16, 128)  # of the kernel's server: its own 8 keep a rack that boots
 class Export:
     """A directory, and who may mount it. `id` counts from 1 and depends on the node's address alone."""
 
-    path: PurePosixPath
+    path: Path
     client: IPv4Address | IPv4Network
     read_only: bool
     fsid: uuid.UUID
@@ -44,15 +37,15 @@ class Export:
 
 def exports(here: Serving) -> list[Export]:
     """Return every export: two for each netbooting node (roots, boot directory), one for what nodes share."""
-    inventory = here.inventory
+    inventory, served = here.inventory, netboot(here.inventory)
     found = []
     if any(node.root == "shared" for node in here.netbooting):
         fsid = uuid.uuid5(_IDS, f"{inventory.cluster.name}/generations")
-        path = generations_directory(inventory)
+        path = served.generations
         found.append(Export(path=path, client=inventory.subnet, read_only=True, fsid=fsid, id=_SHARED_ID))
     for node in here.netbooting:
         offset = int(node.address) - int(inventory.subnet.network_address)
-        directories = (roots_directory(inventory, node), boot_directory(inventory, node))
+        directories = (served.roots / node.name, served.tftp / "boot" / node.name)
         for kind, path in enumerate(directories):
             fsid = uuid.uuid5(_IDS, f"{node.serial}/{kind}")
             number = _SHARED_ID + _KINDS * offset + kind

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from builder.errors import HostError, VerdictError
 from builder.run import run
@@ -112,7 +112,7 @@ class Servers:
         for unit in wanted_units(self.here):
             _require(unit)
         for export in exports(self.here):
-            Path(export.path).mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
+            export.path.mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
         for command in commands(self.here, changed, active):
             if command[:3] == ("systemctl", "disable", "--now"):
                 self.stopped.append(command[3])
