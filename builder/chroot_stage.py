@@ -163,6 +163,16 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
+def start(argv: list[str], env: dict[str, str]) -> None:
+    """Become the program; where that fails, end as a shell would: 127 when there is none, else 126."""
+    try:
+        os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
+    except OSError as error:
+        sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
+        sys.stderr.flush()
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
 def run_init(spec: dict, ready: int, mapped: int) -> int:  # type: ignore[type-arg]
     """Be process 1 of the namespace: set it up, start the program, reap until it ends."""
     root = spec["root"]
@@ -188,7 +198,7 @@ def run_init(spec: dict, ready: int, mapped: int) -> int:  # type: ignore[type-a
     os.umask(0o022)
     program = os.fork()
     if program == 0:
-        os.execvpe(spec["argv"][0], spec["argv"], spec["env"])  # noqa: S606 - no shell is wanted
+        start(spec["argv"], spec["env"])
     while True:
         ended, status = os.wait()
         if ended == program:

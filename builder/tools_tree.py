@@ -176,7 +176,7 @@ def _make_libraries(source: Path, into: Path) -> None:
 
 
 def _make_lower(source: Path, into: Path) -> None:
-    """Copy what is loaded by a compiled-in path (perl's modules, gconv, private libraries): directories, no libraries."""
+    """Copy what is loaded by a compiled-in path (perl's modules, gconv, private libraries): directories alone."""
     into.mkdir(parents=True)
     for path in source.iterdir():
         if path.is_dir():

@@ -83,9 +83,9 @@ def test_a_full_perl_is_known_by_its_library() -> None:
 def test_a_native_dpkg_answers_for_arm64_and_keeps_its_length(tmp_path: Path) -> None:
     program = tmp_path / "dpkg"
     program.write_bytes(b"\x7fELF\0amd64\0amd64-not-alone\0xamd64\0")
-    _patch(program)
+    _patch(program, b"\0amd64\0", b"\0arm64\0")
     assert program.read_bytes() == b"\x7fELF\0arm64\0amd64-not-alone\0xamd64\0"
-    _patch(tmp_path / "absent")
+    _patch(tmp_path / "absent", b"a", b"b")
     assert not (tmp_path / "absent").exists()
 
 
