@@ -15,7 +15,7 @@ from builder.base_image import obtain_image
 from builder.cache import Cache
 from builder.disk import DiskSpec
 from builder.emulation import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
-from builder.errors import FetchError, PibuildError, StepError
+from builder.errors import FetchError, HostError, StepError
 from builder.fetch import Patience
 from builder.layers import Workshop, golden_tree, layer_seconds, make_layer
 from builder.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
@@ -196,7 +196,7 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
         return full_emulation()
     if not can_use_native_tools():
         if options.emulation == "native-tools":
-            raise StepError(
+            raise HostError(
                 "native tools need an x86-64 host with Linux 6.7 or newer", hint="--emulation full works here"
             )
         return full_emulation()
@@ -213,7 +213,7 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
 
 def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
     base = plan.recipe.base
-    if not isinstance(base, BaseImage) or plan.layers[0].cached:
+    if not isinstance(base, BaseImage) or (plan.layers[0].cached and not options.verify_emulation):
         return None
     directory = plan.recipe.path.parent
     return obtain_image(base, plan.lock.image, directory=directory, cache_dir=cache.artifacts, search=options.artifacts)
@@ -286,6 +286,3 @@ def _request(plan: Plan, tree: Path, options: BuildOptions, missing: tuple[str, 
         },
         checksums={(deb.name, deb.version, deb.architecture): deb.sha256 for deb in plan.lock.packages},
     )
-
-
-__all__ = ["BuildOptions", "Built", "PibuildError", "build_recipe"]

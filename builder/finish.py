@@ -34,6 +34,8 @@ _REMOVED = (
     "var/log/dpkg.log",
 )
 
+_GROW = "grow-root.service"
+
 
 def tidy(root: Path) -> None:
     """Remove what a step leaves behind whatever it does: logs of dpkg, lists of apt, backup copies.
@@ -52,8 +54,13 @@ def tidy(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def finish(root: Path) -> None:
-    """Make the tree one that nobody has booted: no machine-id, no host keys, empty logs."""
+def finish(root: Path, *, grow: bool = True) -> None:
+    """Make the tree one that nobody has booted: no machine-id, no host keys, empty logs.
+
+    Without `grow` the root partition keeps its size: the unit that would grow it at first boot is not enabled.
+    """
+    if not grow:
+        (resolve_in(root, "etc/systemd/system/multi-user.target.wants") / _GROW).unlink(missing_ok=True)
     for key in resolve_in(root, "etc/ssh").glob("ssh_host_*"):
         key.unlink()
     machine_id = resolve_in(root, "etc") / "machine-id"

@@ -137,7 +137,7 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
         target.step, target.chroot = step, replace(chroot, native=stand_ins.paths(without=hidden))
         _apply(target, step, (layer.answers or {}).get(index), shop)
     if layer.name == FINISH:
-        finish(merged)
+        finish(merged, grow=plan.recipe.disk.root.grow)
     tidy(merged)
 
 

@@ -101,3 +101,12 @@ def test_a_machine_id_that_is_a_link_becomes_a_file_of_the_root_s(root: Path, tm
     finish(root)
     assert not (root / "etc/machine-id").is_symlink()
     assert target.read_text() == "the host's own"
+
+
+@pytest.mark.parametrize("grow", [True, False])
+def test_a_root_that_keeps_its_size_is_not_grown_at_first_boot(tmp_path: Path, *, grow: bool) -> None:
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "grow-root.service").symlink_to("../grow-root.service")
+    finish(tmp_path, grow=grow)
+    assert (wants / "grow-root.service").is_symlink() is grow
