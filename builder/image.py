@@ -32,6 +32,7 @@ from builder.readonly_fs import FileSystem
 from builder.run import CommandError, find_tool, run
 
 COMPRESSIONS = (".zst", ".xz", ".gz")
+_MAGICS = {".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".gz": b"\x1f\x8b"}  # what each begins with
 _SECTOR = 512
 _PIECE = 1 << 20
 
@@ -85,7 +86,8 @@ def open_image(path: Path) -> Iterator[Image]:
     """
     file = find_image(path)
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(_decompressed(file)) if file.suffix in COMPRESSIONS else file
+        packing = packing_of(file)
+        plain = stack.enter_context(_decompressed(file, packing)) if packing else file
         try:
             raw = stack.enter_context(plain.open("rb"))
             data = stack.enter_context(mmap.mmap(raw.fileno(), raw.seek(0, os.SEEK_END), prot=mmap.PROT_READ))
@@ -98,6 +100,19 @@ def open_image(path: Path) -> Iterator[Image]:
             stack.callback(each.close)
         described = tuple(_described(each, systems.get(each.number)) for each in partitions)
         yield _image(path, plain, (table, disk_id, len(data)), described, systems)
+
+
+def packing_of(file: Path) -> str:
+    """Return how a file is packed, as a suffix (`.xz`), by its first bytes; empty when it is not, or unreadable.
+
+    A download in the cache is named by its checksum alone.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(6)
+    except OSError:
+        return ""
+    return next((suffix for suffix, magic in _MAGICS.items() if head.startswith(magic)), "")
 
 
 def find_image(path: Path) -> Path:
@@ -122,16 +137,16 @@ def _unusable(path: Path, what: str, hint: str = "") -> InputError:
 
 
 @contextlib.contextmanager
-def _decompressed(file: Path) -> Iterator[Path]:
+def _decompressed(file: Path, packing: str) -> Iterator[Path]:
     """Unpack into a temporary directory on disk ($TMPDIR, else /var/tmp), holes where there are zeros."""
     with TemporaryDirectory(prefix="pibuild-image-", dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:  # noqa: S108
-        plain = Path(scratch) / file.stem
+        plain = Path(scratch) / "image"
         with progress(f"decompressing {file.name}"):
             try:
-                if file.suffix == ".zst":
+                if packing == ".zst":
                     run([find_tool("zstd", package="zstd"), "-d", "-q", "--sparse", "-o", plain, file])
                 else:
-                    opener = lzma.open if file.suffix == ".xz" else gzip.open
+                    opener = lzma.open if packing == ".xz" else gzip.open
                     with opener(file, "rb") as packed, plain.open("wb") as unpacked:
                         _copy_sparse(packed, unpacked)
             except CommandError as error:
