@@ -282,6 +282,6 @@ def tftp_command(server: str, files: Mapping[PurePosixPath, Path], root: Path, s
         return ["dnsmasq", "-k", "--user=nobody", "-C", str(scratch / "dnsmasq.conf"), f"--pid-file={scratch / 'pid'}"]
     settings = dict(line.split("=", 1) for line in files[TFTPD].read_text().splitlines() if "=" in line[:20])
     values = {name: value.strip('"') for name, value in settings.items()}
-    assert values["TFTP_DIRECTORY"] == "/srv/netboot/tftp"
+    assert values["TFTP_DIRECTORY"] in ("/srv/netboot/tftp", str(root))
     options = [*values["TFTP_OPTIONS"].split(), "--user", values["TFTP_USERNAME"], "--address", values["TFTP_ADDRESS"]]
     return ["in.tftpd", "--foreground", *options, str(root)]
