@@ -31,6 +31,7 @@ from builder.tftp import NOT_FOUND, Server, TftpError, get
 
 Result = Literal["ok", "broken", "unknown"]
 _PATIENCE = 3.0  # seconds for an answer
+_OFFERS = 5.0  # seconds: a server tries for three whether an address of a pool is free before it offers it
 _LEAST_FREE = 256 << 20  # bytes: less does not hold what a server writes in a week
 _AT_ONCE = 32
 _NAMED = 5  # nodes in a line
@@ -223,7 +224,7 @@ def _dhcp(asked: Asked) -> Iterator[Looked]:
         return
     unit = {"isc-dhcp": ISC, "dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}[inventory.cluster.dhcp.server]
     node = nodes[0]
-    offers = discover(asked.serving.entry.interface, node.mac, seconds=_PATIENCE)
+    offers = discover(asked.serving.entry.interface, node.mac, seconds=_OFFERS)
     ours = {str(inventory.login.address), *([str(inventory.backup.address)] if inventory.backup else [])}
     for offer in offers:
         if offer.server not in ours:
