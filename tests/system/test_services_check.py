@@ -64,7 +64,7 @@ class Login:
         outside: list[str | Path] = ["ip", "netns", "exec", self.network.client]
         if name == "dhcp":
             (self.directory / "leases").touch()
-            lease = ["-lf", self.directory / "leases", "-pf", self.directory / "dhcpd.pid"]
+            lease: list[str | Path] = ["-lf", self.directory / "leases", "-pf", self.directory / "dhcpd.pid"]
             return [*inside, "dhcpd", "-4", "-f", "-cf", self.files[DHCPD], *lease, "eth0"]
         if name == "tftp":
             return [*inside, *tftp_command("tftpd-hpa", self.files, self.tftp, self.directory)]
@@ -76,14 +76,18 @@ class Login:
         # both talk over /run/rpcbind.sock
         run_directory = self.directory / "run"
         run_directory.mkdir(exist_ok=True)
-        private = ["unshare", "-m", "sh", "-ec", 'mount --bind "$0" /run; exec "$@"', run_directory]
+        private: list[str | Path] = ["unshare", "-m", "sh", "-ec", 'mount --bind "$0" /run; exec "$@"', run_directory]
         if name == "portmapper":
             return [*inside, *private, "rpcbind", "-f", "-w"]
-        log = ["-L", self.directory / "ganesha.log", "-p", "/run/ganesha.pid"]
+        log: list[str | Path] = ["-L", self.directory / "ganesha.log", "-p", "/run/ganesha.pid"]
         return [*inside, *private, "ganesha.nfsd", "-F", "-f", self.files[GANESHA], *log]
 
     def stop(self, name: str) -> None:
         self.running.pop(name).close()
+
+    def stop_all(self) -> None:
+        for name in list(self.running):
+            self.stop(name)
 
     def check(self, *words: str | Path, within: Sequence[str] = ()) -> tuple[int, dict[str, tuple[str, str]]]:
         """Return the exit code, and of every check that is not ok what was found and what to type."""
@@ -99,7 +103,7 @@ class Login:
             "services",
             "check",
         ]
-        place = ["--cluster", self.inventory.path, "--root", self.root, "--json"]
+        place: list[str | Path] = ["--cluster", self.inventory.path, "--root", self.root, "--json"]
         ended = run([*argv, *place, *words], cwd=PROJECT, check=False, timeout=60)
         found = json.loads(ended.stdout)
         bad = {one["check"]: (one["told"], one["hint"]) for one in found if one["result"] != "ok"}
@@ -138,7 +142,7 @@ def login(tmp_path: Path) -> Iterator[Login]:
         run([*inside, "sysctl", "-qw", "net.ipv4.ip_forward=1"])
         run([*inside, "nft", "-f", files[NAT]])
         one = Login(inventory, made, tmp_path, files, log)
-        stack.callback(lambda: [one.stop(name) for name in list(one.running)])
+        stack.callback(one.stop_all)
         for name in ("portmapper", "nfs", "dhcp", "tftp", "ssh"):
             one.start(name)
             time.sleep(0.5)
@@ -197,7 +201,7 @@ def test_each_stopped_server_is_named_with_what_to_type(login: Login) -> None:
 
 def test_servers_are_asked_from_afar_and_their_files_disks_and_rules_on_the_spot(login: Login) -> None:
     argv = ["ip", "netns", "exec", login.network.client, sys.executable, "-m", "builder", "services", "check"]
-    words = ["--role", "login", "--nodes", "--cluster", login.inventory.path, "--root", login.root]
+    words: list[str | Path] = ["--role", "login", "--nodes", "--cluster", login.inventory.path, "--root", login.root]
     ended = run([*argv, *words], cwd=PROJECT, check=False, timeout=60)
     assert ended.returncode == 6
     rows = {line.split()[0]: line.split()[1] for line in ended.stdout.splitlines()[1:]}
