@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from builder.inventory import Inventory
 from builder.services_dhcp import dhcp_files
-from builder.services_files import CONFIG, ConfigFile, ServerRole, Serving, fill, serving
+from builder.services_files import CONFIG, ConfigFile, ServerRole, Serving, fill, netboot, serving
 from builder.services_nfs import nfs_files
 
 HOSTS = PurePosixPath("/etc/hosts")
@@ -31,7 +31,7 @@ def _names(here: Serving) -> list[ConfigFile]:
     """Return what knows the nodes by name: hosts, ssh, and lists for parallel-ssh, of all nodes and of each group."""
     files = [
         ConfigFile(path=HOSTS, text=fill("hosts.j2", here), block=True),
-        ConfigFile(path=SSH, text=fill("ssh_config.j2", here)),
+        ConfigFile(path=SSH, text=fill("ssh_config.j2", here, login_key=netboot(here.inventory).login_key)),
         ConfigFile(path=PARALLEL, text=fill("hosts.txt.j2", here, listed=here.netbooting)),
     ]
     for group in here.inventory.file.groups:

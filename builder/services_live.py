@@ -178,7 +178,7 @@ def _configuration(asked: Asked) -> Iterator[Looked]:
 
 
 def _keys(asked: Asked) -> Iterator[Looked]:
-    key = netboot(asked.serving.inventory).state / ".cluster/id_ed25519"
+    key = netboot(asked.serving.inventory).login_key
     if os.geteuid() != 0:
         yield Looked(check="ssh key", result="unknown", told=f"{key}: reading it needs root", hint="sudo")
     elif key.is_file():
