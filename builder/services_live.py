@@ -210,9 +210,9 @@ def _nat(asked: Asked) -> Iterator[Looked]:
 # ------------------------------------------------------------------------------------------------------ of its servers
 
 
-def _restart(asked: Asked, unit: Unit) -> str:
+def _restart(asked: Asked, unit: Unit, *before: str) -> str:
     """Return what to type when a server does not answer."""
-    command = f"sudo systemctl restart {unit.name}; journalctl -u {unit.name} -n 50"
+    command = f"sudo systemctl restart {' '.join([*before, unit.name])}; journalctl -u {unit.name} -n 50"
     return command if asked.here else f"on {asked.serving.node.name}: {command}"
 
 
@@ -293,7 +293,7 @@ def _nfs(asked: Asked) -> Iterator[Looked]:
     unit = NFS if asked.serving.inventory.cluster.nfs.server == "kernel" else GANESHA_UNIT
     rpcinfo = find_tool("rpcinfo", package="rpcbind")
     if (said := _silent(rpcinfo, "-T", "tcp", asked.address, "portmapper")) is not None:
-        restart = f"sudo systemctl restart rpcbind.service {unit.name}"
+        restart = _restart(asked, unit, "rpcbind.service")
         told = f"the portmapper does not answer ({said}): no node finds the NFS server"
         yield Looked(check="nfs", result="broken", told=told, hint=restart)
         return
