@@ -15,7 +15,7 @@ from pathlib import Path
 
 from builder.errors import HostError
 from builder.inventory import Node
-from builder.netboot import Netboot, write
+from builder.netboot import Netboot
 from builder.run import find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
@@ -65,7 +65,7 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
     """Make what is missing of the nodes' state, and return it by node. The directory's lock must be held."""
     cluster = netboot.state / _CLUSTER
     cluster.mkdir(mode=0o700, exist_ok=True)
-    _once(cluster / "k3s-token", secrets.token_hex(32))
+    _once(netboot, cluster / "k3s-token", secrets.token_hex(32))
     if not (cluster / "id_ed25519.pub").is_file():
         _make_login_key(netboot, cluster)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
@@ -76,9 +76,9 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
 def _make(netboot: Netboot, node: Node) -> NodeState:
     home = netboot.state / node.name
     home.mkdir(mode=0o700, exist_ok=True)
-    _once(home / "machine-id", machine_id(node.serial))
-    _once(home / "k3s-node-password", secrets.token_hex(16))
-    _once(home / "restic-password", secrets.token_hex(32))
+    _once(netboot, home / "machine-id", machine_id(node.serial))
+    _once(netboot, home / "k3s-node-password", secrets.token_hex(16))
+    _once(netboot, home / "restic-password", secrets.token_hex(32))
     if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
         _make_host_keys(netboot, home, node.name)
     state = read_state(netboot, node)
@@ -100,9 +100,9 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
     }
 
 
-def _once(path: Path, content: str) -> None:
+def _once(netboot: Netboot, path: Path, content: str) -> None:
     if not path.exists():
-        write(path, f"{content}\n".encode(), 0o600)
+        netboot.write(path, f"{content}\n".encode(), 0o600)
 
 
 def _make_login_key(netboot: Netboot, cluster: Path) -> None:
