@@ -19,8 +19,9 @@ import dataclasses
 import fcntl
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
@@ -284,18 +285,18 @@ class Lab:
         return LabNode(lab=self, node=node, machine=machine)
 
     def _write_known_hosts(self) -> None:
-        lines = []
-        for node in self.inventory.nodes:
-            for key in sorted((self.netboot.state / node.name).glob("ssh_host_*_key.pub")):
-                lines.append(f"{node.address},{node.name} {' '.join(key.read_text().split()[:2])}\n")
+        keys = [
+            (node, key)
+            for node in self.inventory.nodes
+            for key in sorted((self.netboot.state / node.name).glob("ssh_host_*_key.pub"))
+        ]
+        lines = [f"{node.address},{node.name} {' '.join(key.read_text().split()[:2])}\n" for node, key in keys]
         write(self.known_hosts, "".join(lines).encode())
 
     def spawn_machine(self, machine: Machine, spec: Path) -> Process:
         """Start the program that is a node's machine."""
-        import sys
-
         env = {"PYTHONPATH": str(_PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-        argv = [sys.executable, "-m", "builder.lab_machine", spec]
+        argv: list[str | Path] = [sys.executable, "-m", "builder.lab_machine", spec]
         return self.spawn(argv, name=f"{machine.node}.machine", env=env)
 
     def wait_for_tap(self, tap: str) -> None:

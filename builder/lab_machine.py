@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from builder.boot import PATIENCE, kernel_cmdline
 from builder.bootloader import BootReport, Request, simulate
 from builder.bootloader_tree import ServerTree
 from builder.netboot import write
 from builder.run import spawn
 
 QEMU = "qemu-system-aarch64"
-# What QEMU's machine needs beside cmdline.txt, as a board's firmware also adds words of its own: the console, and
-# patience with units that emulation starts in minutes (systemd(1), since 254).
-ADDED = ("console=ttyAMA0", "systemd.default_device_timeout_sec=600", "systemd.default_timeout_start_sec=600")
-_CMDLINE_SIZE = 2048  # bytes with the final NUL, arch/arm64/include/uapi/asm/setup.h
+CONSOLE = "ttyAMA0"  # QEMU's serial port, in place of a board's: ttyAMA10 on the command line would keep it silent
 _POWERED_OFF = b"reboot: Power down"  # kernel/reboot.c; everything else that ends QEMU by itself is a reset
 _TAIL = 4096
 
@@ -86,14 +84,6 @@ def machine_argv(machine: Machine, files: Mapping[str, Path], cmdline: str, cons
     )
 
 
-def kernel_cmdline(own: str) -> str:
-    """Return the command line as loaded, with ADDED at its end. Raises ValueError beyond what an arm64 kernel reads."""
-    cmdline = " ".join([own, *ADDED])
-    if len(cmdline) >= _CMDLINE_SIZE:
-        raise ValueError(f"the command line has {len(cmdline)} characters; arm64 reads {_CMDLINE_SIZE - 1}")
-    return cmdline
-
-
 def was_switched_off(console: bytes) -> bool:
     """Return whether the last words on a console are those of a power down, not of a reset."""
     return _POWERED_OFF in console[-_TAIL:]
@@ -143,7 +133,8 @@ def _start(machine: Machine, number: int) -> bool:
         files["initrd"] = machine.directory / "initrd"
         write(files["initrd"], b"".join(report.contents[name] for name in report.initramfs))
     console = machine.console(number)
-    argv = machine_argv(machine, files, kernel_cmdline(report.cmdline or ""), console)
+    cmdline = kernel_cmdline(report.cmdline or "", console=CONSOLE, extra=PATIENCE)
+    argv = machine_argv(machine, files, cmdline, console)
     with machine.complaints.open("ab") as complaints, spawn(argv, stdout=complaints) as process:
         _say(machine, number, "running")
         code = process.wait()

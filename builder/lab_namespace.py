@@ -89,9 +89,7 @@ class Namespace:
             return run(self._with_files(argv), shown=argv, **options)
 
     @contextlib.contextmanager
-    def spawn(
-        self, argv: Argv, *, stdout: IO[bytes], env: Mapping[str, str] | None = None
-    ) -> Iterator[Process]:
+    def spawn(self, argv: Argv, *, stdout: IO[bytes], env: Mapping[str, str] | None = None) -> Iterator[Process]:
         """Start a server in it, with its files, as `builder.run.spawn` does: ended however the block is left."""
         with contextlib.ExitStack() as stack:
             with self.entered():
@@ -133,7 +131,7 @@ def namespace(*, etc: Path, bridge: str, address: IPv4Interface) -> Iterator[Nam
         said = stack.enter_context(os.fdopen(reading, "rb"))
         with os.fdopen(writing, "wb") as pipe:
             process = stack.enter_context(spawn(argv, stdout=pipe))
-        words = []
+        words: list[str] = []
         while not (words and words[-1].isdigit()):
             line = said.readline()
             if not line:

@@ -69,7 +69,7 @@ def servers(here: Serving) -> tuple[Server, ...]:
 def _dhcpd() -> Server:
     tool = find_tool("dhcpd", package="isc-dhcp-server")
     leases = "/var/lib/dhcp/dhcpd.leases"
-    script = f'. {DHCPD_DEFAULTS}; : >{leases}; exec {tool} -4 -f -d --no-pid -lf {leases} $INTERFACESv4'
+    script = f". {DHCPD_DEFAULTS}; : >{leases}; exec {tool} -4 -f -d --no-pid -lf {leases} $INTERFACESv4"
     return Server(name="dhcpd", argv=("sh", "-ec", script), ports=frozenset({("udp", 67)}))
 
 

@@ -22,7 +22,7 @@ import requests
 
 from builder.console import note
 from builder.errors import HostError, VerdictError
-from builder.run import Completed, find_tool, run
+from builder.run import Argv, Completed, find_tool, run
 
 _EVERY = 2.0  # seconds between two looks
 _FATAL: tuple[tuple[str, str], ...] = (
@@ -157,12 +157,14 @@ class Shell:
         words = (word for option in (*options, *(known if self.known_hosts else anyone)) for word in ("-o", option))
         return ["ssh", "-F", "/dev/null", "-p", str(self.port), *words]
 
-    def _patient(self, argv: list[str | Path], timeout: float) -> Completed:
+    def _patient(self, argv: Argv, timeout: float) -> Completed:
         try:
             with self.entered():
                 return run(argv, check=False, timeout=timeout)
         except HostError as error:
-            return Completed(argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout)
+            return Completed(
+                argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -410,6 +412,7 @@ def _host_keys(first: Seen, second: Seen, watch: Watch) -> Check:
 
 
 def no_password(machine: Seen, watch: Watch) -> Check:
+    """Return the check that nobody gets in by guessing."""
     methods = machine.shell.methods(timeout=watch.left(60))
     ok = methods == ("publickey",)
     return Check(name="no ssh by password", ok=ok, detail=f"offered: {', '.join(methods) or 'no answer'}")
