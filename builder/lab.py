@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import shutil
 import sys
 import time
@@ -246,9 +247,7 @@ class Lab:
     def boot(self, name: str) -> LabNode:
         """Switch a node on. It must have been exploded into DEST. Raises InputError when it was not."""
         node = self.inventory.node(name)
-        if not self.netboot.current(node.serial):
-            hint = f"sudo pibuild explode --node {node.name} --dest {self.netboot.dest}"
-            raise InputError(Problem(message=f"{node.name} boots nothing from {self.netboot.dest}", hint=hint))
+        require_exploded(self.netboot, node)
         if node.name not in self.nodes:
             self.nodes[node.name] = self._connect(node)
         self._write_known_hosts()
@@ -369,27 +368,37 @@ def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
     lab_servers.wait_until_serving(running.namespace, started)
 
 
+def require_exploded(netboot: Netboot, node: Node) -> None:
+    """Raise InputError unless a node boots something."""
+    if not netboot.current(node.serial):
+        hint = f"sudo pibuild explode --node {node.name} --dest {netboot.dest}"
+        raise InputError(Problem(message=f"{node.name} boots nothing from {netboot.dest}", hint=hint))
+
+
 @contextlib.contextmanager
 def _alone(dest: Path) -> Iterator[None]:
     """Hold DEST for one lab."""
     if not dest.is_dir():
         raise InputError(Problem(message=f"{dest} is not there", hint="sudo pibuild explode --node NODE --dest DIR"))
-    with (dest / _LOCK).open("a") as file:
+    with (dest / _LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             hint = f"sudo pibuild lab down --dest {dest}"
             raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 
-def in_use(dest: Path) -> bool:
-    """Return whether a lab runs from there."""
+def holder(dest: Path) -> int:
+    """Return the process whose lab runs from DEST, 0 when none does."""
     if not (dest / _LOCK).exists():
-        return False
-    with (dest / _LOCK).open("a") as file:
+        return 0
+    with (dest / _LOCK).open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
-    return False
+            return int(file.read() or 0)
+    return 0
