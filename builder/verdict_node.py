@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 from types import MappingProxyType
 
@@ -130,7 +130,8 @@ def judged(facts: Mapping[str, str], expected: NodeExpected, given: Sequence[IPv
     node, own = expected.node, facts.get("address", "")
     leases = sorted(set(given))
     leased = f"given {', '.join(map(str, leases)) or 'nothing'} ({len(given)} times), has {own or 'none'}"
-    only = leases == [node.address] and own.split("/")[0] == str(node.address)
+    near = [here for here in map(IPv4Interface, own.split()) if node.address in here.network]
+    only = leases == [node.address] and [here.ip for here in near] == leases
     yield Check(name="reserved address", ok=only, detail=leased)
     yield from _roots(facts, expected)
     yield _same("hostname", facts.get("hostname", ""), node.name)
