@@ -121,7 +121,7 @@ def boot(
     logs: Path | None,
     as_json: bool,
 ) -> None:
-    """Boot an image, or a node, under QEMU: the verdict.
+    """Boot an image or nodes: the verdict.
 
     Of an IMAGE the boot chain's files are checked, then a throw-away copy is booted and looked at from outside. With
     --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got

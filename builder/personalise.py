@@ -49,6 +49,9 @@ _NOT_OURS = (
 )
 _FIRST_BOOT = "firstboot"  # Raspberry Pi OS's init= that resizes a disk and rewrites fstab
 _K3S = "/etc/rancher/k3s/config.yaml"
+# Newer than /usr, they keep systemd from making caches again that the image has, at first boot, with a shared root at
+# every one (systemd-update-done.service(8)): linker, hardware database, journal catalog, users.
+_UPDATED = ("/etc/.updated", "/var/.updated")
 ANY_NAME = "NAME"
 
 
@@ -124,6 +127,8 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     yield _authorized_keys(subject)
     listed = "".join(f"{path} {text}\n" for path, text in sorted(subject.generation.capabilities.items()))
     yield NodeFile(path="/etc/pibuild/capabilities", content=listed.encode())
+    for path in _UPDATED:
+        yield NodeFile(path=path, content=b"# Written by pibuild: the image has the caches of its /usr.\n")
 
 
 def _authorized_keys(subject: Subject) -> NodeFile:
