@@ -30,7 +30,10 @@ _FLAGS = frozenset(
 _NUMBERS = frozenset(
     {"port", "nfsvers", "vers", "rsize", "wsize", "timeo", "retrans", "acregmin", "acregmax", "acdirmin", "acdirmax"}
 )
-MOUNT = "vers=3,tcp,hard"
+# noacl: on nfs-ganesha 4.3 (Debian 12, Ubuntu 24.04) taking an ACL away fails with EIO (nfs-ganesha #918), and with it
+# every unit that has a StateDirectory= and a user. Without ACLs a node also asks less of any server.
+MOUNT = "vers=3,tcp,hard,noacl"
+_MOUNT_LATER = "vers=3,tcp,nolock,noacl,nofail,_netdev"
 _NOT_OURS = (
     "root",
     "rootfstype",
@@ -46,6 +49,9 @@ _NOT_OURS = (
 )
 _FIRST_BOOT = "firstboot"  # Raspberry Pi OS's init= that resizes a disk and rewrites fstab
 _K3S = "/etc/rancher/k3s/config.yaml"
+# Newer than /usr, they keep systemd from making caches again that the image has, at first boot, with a shared root at
+# every one (systemd-update-done.service(8)): linker, hardware database, journal catalog, users.
+_UPDATED = ("/etc/.updated", "/var/.updated")
 ANY_NAME = "NAME"
 
 
@@ -121,6 +127,8 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     yield _authorized_keys(subject)
     listed = "".join(f"{path} {text}\n" for path, text in sorted(subject.generation.capabilities.items()))
     yield NodeFile(path="/etc/pibuild/capabilities", content=listed.encode())
+    for path in _UPDATED:
+        yield NodeFile(path=path, content=b"# Written by pibuild: the image has the caches of its /usr.\n")
 
 
 def _authorized_keys(subject: Subject) -> NodeFile:
@@ -143,9 +151,9 @@ def _fstab(subject: Subject, name: str) -> NodeFile:
     lines = fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount)
     if not subject.shared:
         boot = subject.netboot.boot(node.name, name)
-        lines.append(f"{server}:{boot} {boot_mount} nfs vers=3,tcp,nolock,nofail,_netdev 0 0")
+        lines.append(f"{server}:{boot} {boot_mount} nfs {_MOUNT_LATER} 0 0")
         persist = subject.netboot.root(node.name, PERSIST)
-        lines += [f"{server}:{persist}{path} {path} nfs vers=3,tcp,nolock,nofail,_netdev 0 0" for path in node.persist]
+        lines += [f"{server}:{persist}{path} {path} nfs {_MOUNT_LATER} 0 0" for path in node.persist]
     return NodeFile(path="/etc/fstab", content="".join(f"{line}\n" for line in lines).encode())
 
 

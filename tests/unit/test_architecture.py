@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("plan",),
     ("layers",),
     ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
+    ("lab", "boot_netboot"),
     ("cli",),
     ("__main__",),
 )

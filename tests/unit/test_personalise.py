@@ -91,11 +91,11 @@ def test_cmdline_and_fstab_name_the_root_they_belong_to(subject: Subject) -> Non
     made = personalise(subject)
     assert made.name.startswith("0123456789ab-")
     assert made.cmdline == (
-        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard"
+        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard,noacl"
         " rw ip=dhcp cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
     )
     boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name}"
-    options = "vers=3,tcp,nolock,nofail,_netdev"
+    options = "vers=3,tcp,nolock,noacl,nofail,_netdev"
     assert text_of(subject, "/etc/fstab") == f"{boot} /boot/firmware nfs {options} 0 0\n"
 
 
