@@ -139,7 +139,7 @@ def native_packages(bench: Bench) -> Result:
         f'--customize-hook=cp -u "$1"/var/cache/apt/archives/*.deb {archives}/',
         f"--include={','.join(names)}",
         SUITE,
-        "-",
+        "/dev/null",
     ]
     for _ in ("with downloads", "without"):
         made = measure(argv)
