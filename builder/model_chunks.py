@@ -21,7 +21,7 @@ FIXED = 8 << 20  # of another file's chunk
 _LARGE = 64 << 10  # a header's value from this size on is a chunk of its own
 _BLOCK = 1 << 20
 
-# The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+# The format: docs/gguf.md of ggml (ggml-org/ggml)
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)  # 1 had shorter counts, and has not been written since 2023
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # type to bytes

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from builder.errors import HostError, InputError, Problem
+from builder.errors import HostError
 
 _BLOCK = 1 << 20
 _TEMPORARY = "tmp"
@@ -58,27 +57,6 @@ class Store(Protocol):
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other writers and collectors away for the time of a block, where the store can."""
-
-
-def open_store(where: str, *, make: bool = False) -> Store:
-    """Return the store of a directory, or of `s3://BUCKET[/PREFIX]`; with `make`, a directory that is missing is made.
-
-    Raises InputError.
-    """
-    parts = urlsplit(where)
-    if parts.scheme == "s3":
-        from builder.model_store_s3 import S3Store  # noqa: PLC0415 - its library is not everywhere
-
-        return S3Store.open(parts.netloc, parts.path.strip("/"))
-    if "://" in where:
-        problem = f"cannot publish to {parts.scheme}://"
-        raise InputError(Problem(message=problem, hint="--store: a directory, or s3://BUCKET/PREFIX"))
-    directory = Path(where)
-    if make:
-        directory.mkdir(parents=True, exist_ok=True)
-    if not directory.is_dir():
-        raise InputError(Problem(message=f"no store at {directory}", hint="pibuild models publish FILE makes one"))
-    return DirectoryStore(directory)
 
 
 class DirectoryStore:

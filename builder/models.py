@@ -10,11 +10,13 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.errors import FetchError, InputError, Problem
 from builder.model_chunks import FIXED, LONGEST, cut
 from builder.model_manifest import Chunk, Manifest, check_names, manifest_object, read_manifest
-from builder.model_store import Store
+from builder.model_store import DirectoryStore, Store
+from builder.model_store_s3 import S3Store
 from builder.run import find_tool, run
 
 NAMESPACE = "pibuild-model"  # of the signatures: one made for something else does not count (ssh-keygen(1), -n)
@@ -78,6 +80,25 @@ class Collected:
     name: str
     size: int
     why: str
+
+
+def open_store(where: str, *, make: bool = False) -> Store:
+    """Return the store of a directory, or of `s3://BUCKET[/PREFIX]`; with `make`, a directory that is missing is made.
+
+    Raises InputError.
+    """
+    parts = urlsplit(where)
+    if parts.scheme == "s3":
+        return S3Store.open(parts.netloc, parts.path.strip("/"))
+    if "://" in where:
+        problem = f"cannot publish to {parts.scheme}://"
+        raise InputError(Problem(message=problem, hint="--store: a directory, or s3://BUCKET/PREFIX"))
+    directory = Path(where)
+    if make:
+        directory.mkdir(parents=True, exist_ok=True)
+    if not directory.is_dir():
+        raise InputError(Problem(message=f"no store at {directory}", hint="pibuild models publish FILE makes one"))
+    return DirectoryStore(directory)
 
 
 def publish(store: Store, wanted: Publication) -> Published:

@@ -48,8 +48,8 @@ def check_signature(content: bytes, signature: Path, signers: Path) -> None:
     """Raise FailedError unless a key in the file `signers` (ssh-keygen(1), ALLOWED SIGNERS) signed the content."""
     if not signers.is_file() or not signers.read_text().strip():
         raise FailedError(f"{signers} names nobody who may publish")
-    argv: list[str | Path] = ["ssh-keygen", "-Y", "verify", "-f", signers, "-I", SIGNER, "-n", NAMESPACE, "-s", signature]
-    ended = subprocess.run(argv, input=content, capture_output=True, check=False)
+    verify = ("ssh-keygen", "-Y", "verify", "-f", signers, "-I", SIGNER, "-n", NAMESPACE, "-s", signature)
+    ended = subprocess.run(verify, input=content, capture_output=True, check=False)
     if ended.returncode != 0:
         said = (ended.stderr or ended.stdout).decode(errors="replace").strip()
         raise FailedError(f"the manifest's signature is not good: {said}")
