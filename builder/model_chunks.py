@@ -25,6 +25,10 @@ _BLOCK = 1 << 20
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)  # 1 had shorter counts, and has not been written since 2023
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # type to bytes
+# type of a tensor to the values of a block and its bytes, of those that files hold most: type_traits in ggml.c
+_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36)}
+_BLOCKS |= {10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292)}
+_BLOCKS |= {24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 30: (1, 2)}
 _UINT32, _STRING, _ARRAY = 4, 8, 9
 _ALIGNMENT = b"general.alignment"
 _USUAL_ALIGNMENT = 32
@@ -84,13 +88,14 @@ class _Header:
         if self.alignment < 1:
             raise _BrokenHeaderError("its alignment is zero")
 
-    def tensor(self) -> int:
-        """Read what is said of a tensor; return where it begins after the header."""
+    def tensor(self) -> tuple[int, int]:
+        """Read what is said of a tensor; return where it begins after the header, and the bytes it has at least."""
         self.text()
+        values = 1
         for _ in range(self.number("<I")):
-            self.number("<Q")
-        self.number("<I")
-        return self.number("<Q")
+            values *= self.number("<Q")
+        block, size = _BLOCKS.get(self.number("<I"), (1, 0))
+        return self.number("<Q"), values // block * size
 
 
 def gguf_boundaries(file: IO[bytes], size: int) -> list[int] | None:
@@ -117,12 +122,12 @@ def _parts(header: _Header) -> set[int]:
         header.pair()
         if header.file.tell() - begin >= _LARGE:
             found |= {begin, header.file.tell()}
-    offsets = [header.tensor() for _ in range(tensors)]
+    spans = [header.tensor() for _ in range(tensors)]
     data = -(-header.file.tell() // header.alignment) * header.alignment
-    found |= {data + offset for offset in offsets}
-    if offsets and max(found) >= header.size:
-        raise _BrokenHeaderError(f"a tensor begins at {max(found)}, after its end")
-    return found - {header.size}
+    end = max((data + offset + size for offset, size in spans), default=0)
+    if end > header.size:
+        raise _BrokenHeaderError(f"its tensors end at {end} and it at {header.size}")
+    return {each for each in found | {data + offset for offset, _ in spans} if each < header.size}
 
 
 def pieces(boundaries: Sequence[int], size: int, longest: int) -> Iterator[tuple[int, int]]:
