@@ -51,6 +51,7 @@ class Node:
     cmdline: tuple[str, ...]
     backup: bool
     labels: Mapping[str, str]
+    models: Mapping[str, str]
     mark: Mark
 
 
@@ -238,5 +239,6 @@ def _node(entry: NodeEntry, levels: _Levels, mark: Mark) -> Node:
         cmdline=tuple(_strings(settings["cmdline"])),
         backup=bool(settings["backup"]),
         labels=MappingProxyType(_labels(settings["labels"])),
+        models=MappingProxyType(_labels(settings["models"])),
         mark=mark,
     )

@@ -14,6 +14,8 @@ from builder.complaints import did_you_mean
 from builder.errors import Problem
 from builder.inventory_models import InventoryFile, NodeEntry, Settings
 from builder.inventory_names import READ_MAC, READ_SERIAL, AddressRange, hostname, mac_of, range_of, serial_of
+from builder.model_manifest import name_problem
+from builder.steps.sshkeys import key_problem
 from builder.yamlfile import Document
 
 _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # Kubernetes, labels
@@ -89,6 +91,9 @@ class Checks:
         for name, written in (("services", cluster.pools.services), ("dynamic", cluster.pools.dynamic)):
             if written is not None:
                 self.check_pool(name, written)
+        for index, key in enumerate(cluster.models.signers if cluster.models else []):
+            if problem := key_problem(key):
+                self.complain(("cluster", "models", "signers", index), f"'{key[:40]}' {problem}")
 
     def form(self, path: Path, what: str, written: str | None, shape: re.Pattern[str]) -> None:
         """Complain about a name that is not of its form."""
@@ -197,12 +202,23 @@ class Checks:
                 self.complain((*path, "labels", key), f"'{key}' is no name for a label", hint)
             elif not _LABEL_VALUE.fullmatch(value):
                 self.complain((*path, "labels", key), f"label {key}: '{value}' is no value for a label")
+        for model, version in (settings.models or {}).items():
+            self.check_model((*path, "models", model), model, version)
         for index, place in enumerate(settings.persist or []):
             if not PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
                 self.complain((*path, "persist", index), f"'{place}' is not an absolute path")
         for index, word in enumerate(settings.cmdline):
             if not word or len(word.split()) != 1:
                 self.complain((*path, "cmdline", index), f"'{word}' is not one word of a kernel command line")
+
+    def check_model(self, path: Path, model: str, version: str) -> None:
+        """Check a model that nodes are given."""
+        for problem in (name_problem("model", model), name_problem("version", version)):
+            if problem:
+                self.complain(path, problem)
+        if self.file.cluster.models is None:
+            hint = "cluster: {models: {store: https://…}}"
+            self.complain(path, f"model {model}: the cluster names no store of models", hint)
 
     # ------------------------------------------------------------------------------------------------------- the nodes
 

@@ -37,6 +37,7 @@ class Settings(Written):
     cmdline: list[str] = Field(default=[], description="words added to the kernel's command line")
     backup: bool | None = Field(default=None, description="whether restic backs the node up")
     labels: dict[str, str] = Field(default={}, description="labels for Kubernetes and metrics")
+    models: dict[str, str] | None = Field(default=None, description="models it fetches: name to version")
 
 
 class NodeEntry(Settings):
@@ -97,6 +98,25 @@ class Nfs(Written):
     server: Literal["kernel", "ganesha"] = "kernel"
 
 
+class StagingWindow(Written):
+    """When nodes may begin to fetch a new version of a model, each at a moment of its own."""
+
+    start: str = Field(default="01:00", pattern=r"([01][0-9]|2[0-3]):[0-5][0-9]", description="time of day on the node")
+    length: str = Field(default="4h", pattern=r"[1-9][0-9]*[mh]", description="how long it is: 30m, 4h")
+
+
+class Models(Written):
+    """Where nodes fetch models from, when, and whom they trust."""
+
+    store: str = Field(pattern=r"https?://[^\s?#]+", description="address at which a web server has the store")
+    window: StagingWindow = StagingWindow()
+    limit: str | None = Field(default=None, pattern=r"[1-9][0-9]*[KM]?", description="bytes per second and node: 500K")
+    signed: bool = Field(default=True, description="whether a version has to be signed")
+    signers: list[str] = Field(
+        default=[], description="public ssh keys that may sign, beside the one the login node opens nodes with"
+    )
+
+
 class Cluster(Written):
     """What all nodes have in common."""
 
@@ -114,6 +134,7 @@ class Cluster(Written):
     dhcp: Dhcp = Dhcp()
     tftp: Tftp = Tftp()
     nfs: Nfs = Nfs()
+    models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
 
 
 class InventoryFile(Written):
@@ -137,4 +158,5 @@ BUILT_IN: Mapping[str, object] = {
     "cmdline": [],
     "backup": False,
     "labels": {},
+    "models": {},
 }

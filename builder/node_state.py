@@ -46,6 +46,11 @@ def machine_id(serial: str) -> str:
     return uuid.uuid5(_MACHINES, serial).hex
 
 
+def login_key_file(netboot: Netboot) -> Path:
+    """Return where the private half of the login node's key lies."""
+    return netboot.state / _CLUSTER / "id_ed25519"
+
+
 def read_state(netboot: Netboot, node: Node) -> NodeState | None:
     """Return a node's state, None where it is not complete yet."""
     home, cluster = netboot.state / node.name, netboot.state / _CLUSTER

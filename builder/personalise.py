@@ -19,6 +19,7 @@ from builder.errors import InputError, Mark, Problem
 from builder.generation import Generation
 from builder.hashing import digest_of
 from builder.inventory import Inventory, Node
+from builder.model_window import node_models
 from builder.netboot import PERSIST, Netboot
 from builder.node_state import NodeState
 
@@ -286,4 +287,6 @@ def variables(subject: Subject) -> dict[str, object]:
         "machine_id": subject.state.machine_id,
         "image": subject.generation.sha256,
         "shared": subject.shared,
+        "login_key": subject.state.login_key,
+        "models": node_models(inventory, subject.node),
     }

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("run", "console", "steps.base"),
     (),  # host tools
-    ("steps", "variables", "recipe", "inventory"),
+    ("steps", "variables", "recipe", "inventory", "model_window"),
     (
         "base_image",
         "image",
