@@ -17,7 +17,7 @@ from types import MappingProxyType
 from builder.complaints import did_you_mean
 from builder.errors import InputError, Mark, Problem
 from builder.inventory_checks import Checks
-from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, NodeEntry, Settings
+from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, K3s, NodeEntry, Settings
 from builder.inventory_names import AddressRange, hostname, mac_of, range_of, serial_of
 from builder.yamlfile import Document, in_file_order, load, validate
 
@@ -51,6 +51,7 @@ class Node:
     cmdline: tuple[str, ...]
     backup: bool
     labels: Mapping[str, str]
+    k3s: K3s
     mark: Mark
 
 
@@ -238,5 +239,6 @@ def _node(entry: NodeEntry, levels: _Levels, mark: Mark) -> Node:
         cmdline=tuple(_strings(settings["cmdline"])),
         backup=bool(settings["backup"]),
         labels=MappingProxyType(_labels(settings["labels"])),
+        k3s=settings["k3s"] if isinstance(settings["k3s"], K3s) else K3s(),
         mark=mark,
     )
