@@ -94,7 +94,7 @@ def manager(home: Path, *words: str, listen: str = "127.0.0.1:0") -> Iterator[Ma
     """Run `pibuild fleet serve` for the time of the block."""
     (home / "cluster.yaml").write_text((PROJECT / "cluster.yaml").read_text())
     (home / "netboot/state").mkdir(parents=True, exist_ok=True)
-    argv = [*PIBUILD, "fleet", "serve", "--listen", listen, "--database", home / "fleet.db", *words]
+    argv: list[str | Path] = [*PIBUILD, "fleet", "serve", "--listen", listen, "--database", home / "fleet.db", *words]
     argv += ["--cluster", home / "cluster.yaml", "--dest", home / "netboot"]
     with (home / "log").open("wb") as log, spawn(argv, stdout=log, cwd=PROJECT) as process:
         deadline = time.monotonic() + 30
@@ -337,7 +337,7 @@ def test_tls(tmp_path: Path) -> None:
 def test_a_manager_that_cannot_serve_says_why(tmp_path: Path, words: list[str], code: int, said: str) -> None:
     (tmp_path / "cluster.yaml").write_text((PROJECT / "cluster.yaml").read_text())
     (tmp_path / "netboot/state").mkdir(parents=True)
-    argv = [*PIBUILD, "fleet", "serve", "--dest", tmp_path / "netboot", "--database", tmp_path / "db", *words]
+    argv: list[str | Path] = [*PIBUILD, "fleet", "serve", "--dest", tmp_path / "netboot", "--database", tmp_path / "db", *words]
     done = run([*argv, "--cluster", tmp_path / "cluster.yaml"], cwd=PROJECT, check=False, timeout=30)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr

@@ -15,10 +15,12 @@ from builder.netboot import Netboot
 from builder.node_state import NodeState
 from builder.personalise import Subject, rendered
 from builder.run import Completed, run
+from builder.services import FLEET_UNIT, render
 from tests.clusters import LAB
 
 pytestmark = pytest.mark.root
 PROJECT = Path(__file__).parents[2]
+OVERLAYS = PROJECT / "overlays"
 VOLUME = PROJECT / "overlays/k3s/usr/local/sbin/pibuild-k3s-volume"
 
 
@@ -88,3 +90,41 @@ def test_a_volume_is_made_once_and_shows_the_images_airgap_images(tmp_path: Path
     assert refused.returncode == 1
     assert "cannot be repaired by itself" in refused.stderr
     assert run(["losetup", "--associated", file]).stdout == ""
+
+
+UNITS = {
+    # what a unit may reach at most: systemd-analyze security, in tenths
+    "bootstrap/etc/systemd/system/pibuild-bootstrap.service": 20,
+    "hardening/etc/systemd/system/pibuild-firewall.service": 25,
+    "k3s/etc/systemd/system/pibuild-k3s-volume.service": 40,  # it mounts for everybody
+}
+
+
+@pytest.mark.parametrize(("unit", "most"), UNITS.items(), ids=lambda value: Path(str(value)).name)
+def test_units_are_shut_in(unit: str, most: int) -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={most}"]
+    done = run([*argv, PROJECT / "overlays" / unit], check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_the_fleet_managers_unit_is_shut_in(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text(
+        LAB.read_text().replace("  netboot:", "  fleet: {url: 'http://192.168.2.1:9340'}\n  netboot:")
+    )
+    files = render(load_inventory(tmp_path / "cluster.yaml"), "login")
+    unit = tmp_path / "pibuild-fleet.service"
+    unit.write_text(next(file.text for file in files if file.path == FLEET_UNIT))
+    run(["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=30", unit])
+
+
+def test_systemd_understands_every_line_of_the_units() -> None:
+    """What it does not know it passes over with a warning, and a sandbox is open without a word."""
+    units = [
+        path for part in ("k3s", "bootstrap", "hardening") for path in sorted((OVERLAYS / part).rglob("*.service"))
+    ]
+    units += sorted((OVERLAYS / "bootstrap").rglob("*.timer"))
+    assert len(units) == 6
+    done = run(["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *units], check=False, merge=True)
+    about = [line for line in done.stdout.splitlines() if "is not executable" not in line]
+    known_by_257 = ("RestartSteps", "RestartMaxDelaySec")  # systemd 254; this host may be older
+    assert [line for line in about if not any(word in line for word in known_by_257)] == []
