@@ -80,6 +80,8 @@ class Checks:
             self.complain(("cluster", "gateway"), f"gateway {self.gateway} is not in the subnet {self.subnet}")
         for index, server in enumerate(cluster.dns):
             self.address(("cluster", "dns", index), "name server", server)
+        for index, server in enumerate(cluster.ntp):
+            self.form(("cluster", "ntp", index), "time server", server, _WORD)
         if not PurePosixPath(cluster.netboot).is_absolute():
             self.complain(("cluster", "netboot"), f"netboot '{cluster.netboot}' is not an absolute path")
         self.form(("cluster", "name"), "the cluster's name", cluster.name, _WORD)

@@ -17,6 +17,19 @@ class Written(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class K3s(Written):
+    """How k3s runs on a node whose image has it; without a network root there is nothing to set."""
+
+    volume: str = Field(
+        default="none",
+        pattern=r"^(none|[1-9][0-9]*[MGT]|(LABEL|UUID|PARTUUID|PARTLABEL)=[A-Za-z0-9._-]+|/dev/[A-Za-z0-9._/-]+)$",
+        description="ext4 at /var/lib/rancher: none, a size (8G: a file of the node's own), or a disk (LABEL=k3s)",
+    )
+    config: dict[str, str | int | bool | list[str]] = Field(
+        default={}, description="options of k3s server or agent, without dashes; they replace those pibuild sets"
+    )
+
+
 class Settings(Written):
     """What a node may set, or inherit from its groups, its role, and `defaults`, the nearest one winning.
 
@@ -38,6 +51,7 @@ class Settings(Written):
     backup: bool | None = Field(default=None, description="whether restic backs the node up")
     labels: dict[str, str] = Field(default={}, description="labels for Kubernetes and metrics")
     models: dict[str, str] | None = Field(default=None, description="models it fetches: name to version")
+    k3s: K3s | None = Field(default=None, description="how k3s runs there")
 
 
 class NodeEntry(Settings):
@@ -117,6 +131,16 @@ class Models(Written):
     )
 
 
+class Fleet(Written):
+    """The fleet manager, which nodes report to."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+        description="where `pibuild fleet serve` answers, http or https, port 9340; without it no node reports",
+    )
+
+
 class Cluster(Written):
     """What all nodes have in common."""
 
@@ -126,6 +150,7 @@ class Cluster(Written):
     dns: list[str] = Field(default=[], description="name servers for the nodes; empty: the gateway")
     domain: str | None = Field(default=None, description="appended to the nodes' names")
     timezone: str = "Etc/UTC"
+    ntp: list[str] = Field(default=[], description="time servers for the nodes; empty: those of the image or of DHCP")
     servers: Servers
     pools: Pools = Pools()
     netboot: str = Field(
@@ -135,6 +160,7 @@ class Cluster(Written):
     tftp: Tftp = Tftp()
     nfs: Nfs = Nfs()
     models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
+    fleet: Fleet = Fleet()
 
 
 class InventoryFile(Written):
@@ -159,4 +185,5 @@ BUILT_IN: Mapping[str, object] = {
     "backup": False,
     "labels": {},
     "models": {},
+    "k3s": K3s(),
 }

@@ -1,4 +1,4 @@
-"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity.
+"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity, fleet token.
 
 Each file is made once and never again; whoever replaces one by hand finds it respected.
 """
@@ -84,6 +84,7 @@ def _make(netboot: Netboot, node: Node) -> NodeState:
     _once(netboot, home / "machine-id", machine_id(node.serial))
     _once(netboot, home / "k3s-node-password", secrets.token_hex(16))
     _once(netboot, home / "restic-password", secrets.token_hex(32))
+    _once(netboot, home / "fleet-token", secrets.token_hex(32))
     if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
         _make_host_keys(netboot, home, node.name)
     state = read_state(netboot, node)
@@ -102,6 +103,7 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
         "/etc/rancher/node/password": (home / "k3s-node-password", 0o600),
         "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
         "/etc/restic/password": (home / "restic-password", 0o600),
+        "/etc/pibuild/fleet-token": (home / "fleet-token", 0o600),
     }
 
 

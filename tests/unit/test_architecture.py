@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "schema",
         "generation",
         "services",
+        "fleet",
     ),
     ("node_state", "personalise", "node_root", "netboot_gc"),
     ("lock",),
