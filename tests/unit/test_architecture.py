@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "generation",
         "services",
     ),
-    ("node_state", "personalise", "node_root", "netboot_gc"),
+    ("node_state", "personalise", "node_root", "netboot_gc", "backup"),
     ("lock",),
     ("plan",),
     ("layers",),
