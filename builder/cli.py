@@ -19,7 +19,18 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from builder import __version__, cli_build, cli_fleet, cli_image, cli_lab, cli_models, cli_node, cli_services, console
+from builder import (
+    __version__,
+    cli_backup,
+    cli_build,
+    cli_fleet,
+    cli_image,
+    cli_lab,
+    cli_models,
+    cli_node,
+    cli_services,
+    console,
+)
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
 
@@ -66,6 +77,7 @@ for _command in (
     cli_lab.lab,
     cli_models.models,
     cli_fleet.fleet,
+    *cli_backup.COMMANDS,
     cli_build.gc,
 ):
     pibuild.add_command(_command)

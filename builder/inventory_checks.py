@@ -23,6 +23,8 @@ _POINT_TO_POINT = 31  # RFC 3021: so short a subnet has no broadcast address
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _WORD = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # what goes into paths and configuration files
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # adduser(8)
+_REPOSITORY = re.compile(r"(rest:https?://|s3:https?://|sftp:|/)[^\s'\"`$\\]+")
+_SCHEDULE = re.compile(r"[A-Za-z0-9*:,./~ -]+")  # systemd.time(7), calendar events
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
 
 Path = tuple[str | int, ...]
@@ -46,6 +48,7 @@ class Checks:
         self.check_network()
         self.check_names()
         self.check_servers()
+        self.check_backup()
         for path, settings in self.levels():
             self.check_settings(path, settings)
         self.check_identities()
@@ -187,6 +190,32 @@ class Checks:
                 if entry.role == role and owner not in {None, entry.name}:
                     message = f"node {entry.name} has the role {role}, but the {role} server is {server.node}"
                     self.complain(("nodes", index, "role"), message)
+
+    def check_backup(self) -> None:
+        """Check where backups go, and that what becomes lines of files is one line each."""
+        backup = self.file.cluster.backup
+        if backup is None:
+            return
+        path = ("cluster", "backup")
+        if not _REPOSITORY.fullmatch(backup.repository):
+            hint = "rest:https://backup.example:8000, s3:https://store.example/bucket, sftp:USER@HOST:/PATH or /PATH"
+            self.complain((*path, "repository"), f"'{backup.repository}' is no repository that is known", hint)
+        elif re.search(r"//[^/]*:[^/]*@", backup.repository):
+            hint = "each node has its own, in its state on the login node; pibuild backup rotate makes new ones"
+            self.complain((*path, "repository"), "a password has no place in cluster.yaml", hint)
+        if backup.gateway is not None and backup.gateway not in self.names:
+            meant = did_you_mean(backup.gateway, self.names)
+            self.complain((*path, "gateway"), f"gateway '{backup.gateway}' is not among the nodes{meant}")
+        elif backup.gateway is not None and not backup.repository.startswith("rest:"):
+            hint = "repository: rest:https://backup.example:8000"
+            self.complain((*path, "gateway"), "a gateway serves rest: repositories alone", hint)
+        self.form((*path, "schedule"), "schedule", backup.schedule, _SCHEDULE)
+        for index, place in enumerate(backup.paths):
+            if not PurePosixPath(place).is_absolute() or "\n" in place:
+                self.complain((*path, "paths", index), f"'{place}' is not an absolute path")
+        for index, pattern in enumerate(backup.exclude):
+            if not pattern.strip() or "\n" in pattern:
+                self.complain((*path, "exclude", index), f"'{pattern}' is not a pattern")
 
     # --------------------------------------------------------------------------------------------------- the settings
 

@@ -141,6 +141,26 @@ class Fleet(Written):
     )
 
 
+class Backup(Written):
+    """Where nodes that say `backup: true` bring their backups, and what is in them beside /etc and /var/lib/pibuild.
+
+    Keys and passwords have no place here: they are in the nodes' state on the login node.
+    """
+
+    repository: str = Field(
+        description="directory, bucket or server; each node has its own repository below it, of its name:"
+        " rest:https://backup.example:8000, s3:https://store.example/bucket, sftp:user@host:/srv/backup or /srv/backup"
+    )
+    gateway: str | None = Field(
+        default=None, description="node whose rest-server it is: nodes can only add, and it forgets, prunes and checks"
+    )
+    paths: list[str] = Field(default=[], description="what else is backed up; a path that is missing is an error")
+    exclude: list[str] = Field(default=[], description="what is not: patterns as restic's --exclude takes them")
+    schedule: str = Field(
+        default="*-*-* 02:10:00", description="systemd.time(7); each node starts up to two hours later"
+    )
+
+
 class Cluster(Written):
     """What all nodes have in common."""
 
@@ -161,6 +181,7 @@ class Cluster(Written):
     nfs: Nfs = Nfs()
     models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
     fleet: Fleet = Fleet()
+    backup: Backup | None = Field(default=None, description="where backups go; without it no node makes any")
 
 
 class InventoryFile(Written):

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "services",
         "fleet",
     ),
-    ("node_state", "personalise", "node_root", "netboot_gc"),
+    ("node_state", "personalise", "node_root", "netboot_gc", "backup"),
     ("lock",),
     ("plan",),
     ("layers",),
