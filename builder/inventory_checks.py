@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from builder.bootloader_config import BOARDS
 from builder.complaints import did_you_mean
@@ -22,6 +23,9 @@ _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _WORD = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # what goes into paths and configuration files
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # adduser(8)
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
+
+_STORE = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9/_.~?=&-]*")  # one word to systemd and to vmagent
+_NUMBERS = re.compile(r"((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
 
 Path = tuple[str | int, ...]
 
@@ -197,12 +201,29 @@ class Checks:
                 self.complain((*path, "labels", key), f"'{key}' is no name for a label", hint)
             elif not _LABEL_VALUE.fullmatch(value):
                 self.complain((*path, "labels", key), f"label {key}: '{value}' is no value for a label")
+        if settings.metrics.url is not None:
+            self.check_store((*path, "metrics", "url"), settings.metrics.url)
         for index, place in enumerate(settings.persist or []):
             if not PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
                 self.complain((*path, "persist", index), f"'{place}' is not an absolute path")
         for index, word in enumerate(settings.cmdline):
             if not word or len(word.split()) != 1:
                 self.complain((*path, "cmdline", index), f"'{word}' is not one word of a kernel command line")
+
+    def check_store(self, path: Path, written: str) -> None:
+        """Check where metrics are written to: an address, and none to which a token would travel in the clear."""
+        if not _STORE.fullmatch(written):
+            self.complain(
+                path,
+                f"metrics.url '{written}' is no address to write to",
+                "https, a host, and a path such as /api/v1/write",
+            )
+            return
+        host = urlsplit(written).hostname or ""
+        local = _NUMBERS.fullmatch(host) and IPv4Address(host).is_private
+        if written.startswith("http:") and not local:
+            message = f"metrics.url '{written}' would send the node's token in the clear"
+            self.complain(path, message, "https://…; http is for addresses of a private network")
 
     # ------------------------------------------------------------------------------------------------------- the nodes
 

@@ -1,4 +1,4 @@
-"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity.
+"""What a node keeps whichever image it boots: host keys, machine-id, passwords of k3s and restic, its metrics' token.
 
 Each file is made once and never again; whoever replaces one by hand finds it respected.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from builder.errors import HostError
 from builder.inventory import Node
 from builder.netboot import Netboot, write
+from builder.node_metrics import CONFIG, TOKEN
 from builder.run import find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
@@ -79,6 +80,7 @@ def _make(netboot: Netboot, node: Node) -> NodeState:
     _once(home / "machine-id", machine_id(node.serial))
     _once(home / "k3s-node-password", secrets.token_hex(16))
     _once(home / "restic-password", secrets.token_hex(32))
+    _once(home / TOKEN, secrets.token_hex(32))
     if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
         _make_host_keys(netboot, home, node.name)
     state = read_state(netboot, node)
@@ -97,6 +99,7 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
         "/etc/rancher/node/password": (home / "k3s-node-password", 0o600),
         "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
         "/etc/restic/password": (home / "restic-password", 0o600),
+        f"{CONFIG}/secrets/{TOKEN}": (home / TOKEN, 0o600),
     }
 
 

@@ -20,6 +20,7 @@ from builder.generation import Generation
 from builder.hashing import digest_of
 from builder.inventory import Inventory, Node
 from builder.netboot import PERSIST, Netboot
+from builder.node_metrics import template_values
 from builder.node_state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
@@ -278,4 +279,5 @@ def variables(subject: Subject) -> dict[str, object]:
         "machine_id": subject.state.machine_id,
         "image": subject.generation.sha256,
         "shared": subject.shared,
+        **template_values(inventory, subject.node),
     }

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "verdict",
         "schema",
         "generation",
+        "node_metrics",
         "services",
     ),
     ("node_state", "personalise", "node_root", "netboot_gc"),
