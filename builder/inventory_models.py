@@ -22,7 +22,7 @@ class Metrics(Written):
 
     mode: Literal["local", "site-agent", "scraped", "off"] = Field(
         default="scraped",
-        description="local: forwards its own, through a queue on disk; site-agent: those of its site's scraped nodes too; "
+        description="local: forwards its own, through a queue on disk; site-agent: and those of scraped nodes; "
         "scraped: is read over the network, by a site agent or the store itself; off: answers on localhost alone",
     )
     url: str | None = Field(default=None, description="where to write (remote_write): https://…/api/v1/write")

@@ -20,7 +20,7 @@ CONFIG = "/etc/pibuild"
 TOKEN = "remote-write.token"  # noqa: S105 - the name of its file
 _TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 _LABEL = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*")  # prometheus.io/docs/concepts/data_model; a leading _ is for its own use
-_FILES = ("vmagent.env", "scrape.yml", "vmagent-labels.yml", "node-exporter.env", "metrics-ca.pem")
+FILES = ("vmagent.env", "scrape.yml", "vmagent-labels.yml", "node-exporter.env", "metrics-ca.pem")
 
 
 def scraped_by(inventory: Inventory, node: Node) -> tuple[Node, ...]:
@@ -70,7 +70,7 @@ def forwarder_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
     values = {"node": node, "cluster": inventory.cluster, **template_values(inventory, node)}
     return {
         f"{CONFIG}/{name}": environment.from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
-        for name in _FILES
+        for name in FILES
     }
 
 

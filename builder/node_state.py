@@ -74,6 +74,14 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
         return {node.name: state for node, state in zip(nodes, made, strict=True)}
 
 
+def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
+    """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
+    for node in nodes:
+        (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
+        _once(netboot.state / node.name / TOKEN, secrets.token_hex(32))
+    return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
+
+
 def _make(netboot: Netboot, node: Node) -> NodeState:
     home = netboot.state / node.name
     home.mkdir(mode=0o700, exist_ok=True)

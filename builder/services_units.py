@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from builder.errors import HostError, VerdictError
+from builder.node_metrics import CONFIG, FILES
 from builder.run import run
 from builder.services import HOSTS, NAT, NAT_UNIT, SYSCTL
 from builder.services_dhcp import DHCPD, DHCPD_DEFAULTS, DNSMASQ, KEA, RESERVATIONS, TFTPD
@@ -52,6 +53,8 @@ NAT_SERVICE = Unit(
     reload=("systemctl", "reload", "pibuild-nat.service"),
 )
 ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE)
+# Patterns, which match nothing on a server that has no forwarder installed
+FORWARDER = ("vmagent.servic[e]", "prometheus-node-exporter.servic[e]")
 PACKAGES = {
     ISC.name: "isc-dhcp-server",
     KEA_UNIT.name: "kea-dhcp4-server",
@@ -94,6 +97,8 @@ def commands(here: Serving, changed: Collection[PurePosixPath], active: Collecti
             told.append(("systemctl", "restart", unit.name))
         elif set(unit.reload_on) & set(changed):
             told.append(unit.reload)
+    if {PurePosixPath(CONFIG, name) for name in FILES} & set(changed):
+        told.append(("systemctl", "restart", *FORWARDER))
     return told
 
 
