@@ -26,6 +26,7 @@ from builder import (
     cli_fleet,
     cli_image,
     cli_lab,
+    cli_metrics,
     cli_models,
     cli_node,
     cli_services,
@@ -78,6 +79,7 @@ for _command in (
     cli_models.models,
     cli_fleet.fleet,
     *cli_backup.COMMANDS,
+    cli_metrics.metrics,
     cli_build.gc,
 ):
     pibuild.add_command(_command)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from builder.bootloader_config import BOARDS
 from builder.complaints import did_you_mean
@@ -26,6 +27,9 @@ _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # adduser(8)
 _REPOSITORY = re.compile(r"(rest:https?://|s3:https?://|sftp:|/)[^\s'\"`$\\]+")
 _SCHEDULE = re.compile(r"[A-Za-z0-9*:,./~ -]+")  # systemd.time(7), calendar events
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
+
+_STORE = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9/_.~?=&-]*")  # one word to systemd and to vmagent
+_NUMBERS = re.compile(r"((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
 
 Path = tuple[str | int, ...]
 
@@ -235,6 +239,8 @@ class Checks:
                 self.complain((*path, "labels", key), f"label {key}: '{value}' is no value for a label")
         for model, version in (settings.models or {}).items():
             self.check_model((*path, "models", model), model, version)
+        if settings.metrics.url is not None:
+            self.check_store((*path, "metrics", "url"), settings.metrics.url)
         for index, place in enumerate(settings.persist or []):
             if not PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
                 self.complain((*path, "persist", index), f"'{place}' is not an absolute path")
@@ -250,6 +256,21 @@ class Checks:
         if self.file.cluster.models is None:
             hint = "cluster: {models: {store: https://…}}"
             self.complain(path, f"model {model}: the cluster names no store of models", hint)
+
+    def check_store(self, path: Path, written: str) -> None:
+        """Check where metrics are written to: an address, and none to which a token would travel in the clear."""
+        if not _STORE.fullmatch(written):
+            self.complain(
+                path,
+                f"metrics.url '{written}' is no address to write to",
+                "https, a host, and a path such as /api/v1/write",
+            )
+            return
+        host = urlsplit(written).hostname or ""
+        local = _NUMBERS.fullmatch(host) and IPv4Address(host).is_private
+        if written.startswith("http:") and not local:
+            message = f"metrics.url '{written}' would send the node's token in the clear"
+            self.complain(path, message, "https://…; http is for addresses of a private network")
 
     # ------------------------------------------------------------------------------------------------------- the nodes
 

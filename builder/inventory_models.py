@@ -30,10 +30,29 @@ class K3s(Written):
     )
 
 
+class Metrics(Written):
+    """How a node's metrics reach their store; each level of the file may set any of it, the nearest one winning."""
+
+    mode: Literal["local", "site-agent", "scraped", "off"] = Field(
+        default="scraped",
+        description="local: forwards its own, through a queue on disk; site-agent: and those of scraped nodes; "
+        "scraped: is read over the network, by a site agent or the store itself; off: answers on localhost alone",
+    )
+    url: str | None = Field(default=None, description="where to write (remote_write): https://…/api/v1/write")
+    store: Literal["victoria-metrics", "prometheus"] = Field(
+        default="victoria-metrics", description="what answers there"
+    )
+    ca: str | None = Field(default=None, description="certificates that sign the store's, a file beside this one")
+    interval: str = Field(
+        default="60s", pattern=r"[1-9][0-9]*[sm]", description="between two samples of everything but the heartbeat"
+    )
+    rate: int = Field(default=0, ge=0, description="bytes a second that a backlog may take of the uplink; 0: all of it")
+
+
 class Settings(Written):
     """What a node may set, or inherit from its groups, its role, and `defaults`, the nearest one winning.
 
-    Labels and the kernel's words add up; everything else replaces.
+    Labels, metrics and the kernel's words add up; everything else replaces.
     """
 
     board: str | None = Field(default=None, description="model: pi4, pi400, cm4, cm4s, pi5, cm5 or pi500")
@@ -49,6 +68,7 @@ class Settings(Written):
     persist: list[str] | None = Field(default=None, description="paths that a node with a shared root keeps, over NFS")
     cmdline: list[str] = Field(default=[], description="words added to the kernel's command line")
     backup: bool | None = Field(default=None, description="whether restic backs the node up")
+    metrics: Metrics = Field(default=Metrics(), description="how its metrics reach their store")
     labels: dict[str, str] = Field(default={}, description="labels for Kubernetes and metrics")
     models: dict[str, str] | None = Field(default=None, description="models it fetches: name to version")
     k3s: K3s | None = Field(default=None, description="how k3s runs there")
@@ -204,6 +224,7 @@ BUILT_IN: Mapping[str, object] = {
     "persist": [],
     "cmdline": [],
     "backup": False,
+    "metrics": {},
     "labels": {},
     "models": {},
     "k3s": K3s(),

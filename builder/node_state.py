@@ -1,4 +1,4 @@
-"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity, fleet token.
+"""What a node keeps whichever image it boots: host keys, machine-id, passwords of k3s and restic, tokens.
 
 Each file is made once and never again; whoever replaces one by hand finds it respected.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from builder.errors import HostError
 from builder.inventory import Node
 from builder.netboot import Netboot
+from builder.node_metrics import CONFIG, TOKEN
 from builder.run import find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
@@ -94,6 +95,14 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
         return {node.name: state for node, state in zip(nodes, made, strict=True)}
 
 
+def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
+    """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
+    for node in nodes:
+        (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
+        _once(netboot.state / node.name / TOKEN, secrets.token_hex(32))
+    return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
+
+
 def _make(netboot: Netboot, node: Node) -> NodeState:
     home = netboot.state / node.name
     home.mkdir(mode=0o700, exist_ok=True)
@@ -102,6 +111,7 @@ def _make(netboot: Netboot, node: Node) -> NodeState:
     _once(netboot, home / "restic-password", secrets.token_hex(32))
     _once(netboot, home / "fleet-token", secrets.token_hex(32))
     _once(netboot, home / "restic-http-password", secrets.token_hex(32))
+    _once(netboot, home / TOKEN, secrets.token_hex(32))
     if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
         _make_host_keys(netboot, home, node.name)
     state = read_state(netboot, node)
@@ -121,6 +131,7 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
         "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
         BACKUP_PASSWORD: (home / "restic-password", 0o600),
         "/etc/pibuild/fleet-token": (home / "fleet-token", 0o600),
+        f"{CONFIG}/secrets/{TOKEN}": (home / TOKEN, 0o600),
     }
 
 

@@ -22,6 +22,7 @@ from builder.inventory import Inventory, Node
 from builder.k3s_config import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.model_window import node_models
 from builder.netboot import PERSIST, Netboot
+from builder.node_metrics import template_values
 from builder.node_state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
@@ -306,4 +307,5 @@ def variables(subject: Subject) -> dict[str, object]:
         "shared": subject.shared,
         "login_key": subject.state.login_key,
         "models": node_models(inventory, subject.node),
+        **template_values(inventory, subject.node),
     }

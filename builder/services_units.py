@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from builder.errors import HostError, VerdictError
+from builder.node_metrics import CONFIG, FILES
 from builder.run import PATH, run
 from builder.services import FLEET_UNIT, HOSTS, NAT, NAT_UNIT, SYSCTL, serves_fleet
 from builder.services_dhcp import DHCPD, DHCPD_DEFAULTS, DNSMASQ, KEA, RESERVATIONS, TFTPD
@@ -57,6 +58,8 @@ NAT_SERVICE = Unit(
 FLEET = Unit(name="pibuild-fleet.service", restart_on=(FLEET_UNIT,))
 ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE, FLEET)
 _OURS = {NAT_SERVICE: NAT_UNIT, FLEET: FLEET_UNIT}
+# Patterns, which match nothing on a server that has no forwarder installed
+FORWARDER = ("vmagent.servic[e]", "prometheus-node-exporter.servic[e]")
 PACKAGES = {
     ISC.name: "isc-dhcp-server",
     KEA_UNIT.name: "kea-dhcp4-server",
@@ -100,6 +103,8 @@ def commands(here: Serving, changed: Collection[PurePosixPath], active: Collecti
             told.append(("systemctl", "restart", unit.name))
         elif set(unit.reload_on) & set(changed):
             told.append(unit.reload)
+    if {PurePosixPath(CONFIG, name) for name in FILES} & set(changed):
+        told.append(("systemctl", "restart", *FORWARDER))
     return told
 
 

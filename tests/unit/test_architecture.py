@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "verdict",
         "schema",
         "generation",
+        "node_metrics",
         "services",
         "fleet",
     ),
