@@ -63,6 +63,11 @@ class LayerReport:
     seconds: float
     full_seconds: float | None = None
 
+    def summary(self) -> str:
+        """Return its line."""
+        full = "" if self.full_seconds is None else f", fully emulated {self.full_seconds:.1f} s"
+        return f"{self.name:<16}{self.seconds:>9.1f}  {'built' if self.made else 'cached'}{full}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
@@ -81,9 +86,7 @@ class Built:
         """Return what a person reads at the end: where, how big, how long, what next."""
         published = self.published
         lines = [f"{'layer':<16}{'seconds':>9}  state"]
-        lines += [
-            f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers
-        ]
+        lines += [layer.summary() for layer in self.layers]
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
         lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
