@@ -231,12 +231,7 @@ class Checks:
         self.form((*path, "image"), "image", settings.image, _WORD)
         self.form((*path, "site"), "site", settings.site, _LABEL_VALUE)
         self.form((*path, "user"), "user", settings.user, _USER)
-        for key, value in settings.labels.items():
-            if not _LABEL.fullmatch(key):
-                hint = "letters, digits, '-', '_' and '.'"
-                self.complain((*path, "labels", key), f"'{key}' is no name for a label", hint)
-            elif not _LABEL_VALUE.fullmatch(value):
-                self.complain((*path, "labels", key), f"label {key}: '{value}' is no value for a label")
+        self.check_labels((*path, "labels"), settings.labels)
         for model, version in (settings.models or {}).items():
             self.check_model((*path, "models", model), model, version)
         if settings.metrics.url is not None:
@@ -247,6 +242,14 @@ class Checks:
         for index, word in enumerate(settings.cmdline):
             if not word or len(word.split()) != 1:
                 self.complain((*path, "cmdline", index), f"'{word}' is not one word of a kernel command line")
+
+    def check_labels(self, path: Path, labels: Mapping[str, str]) -> None:
+        """Check labels for Kubernetes and metrics."""
+        for key, value in labels.items():
+            if not _LABEL.fullmatch(key):
+                self.complain((*path, key), f"'{key}' is no name for a label", "letters, digits, '-', '_' and '.'")
+            elif not _LABEL_VALUE.fullmatch(value):
+                self.complain((*path, key), f"label {key}: '{value}' is no value for a label")
 
     def check_model(self, path: Path, model: str, version: str) -> None:
         """Check a model that nodes are given."""

@@ -99,7 +99,7 @@ def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
     """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
     for node in nodes:
         (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
-        _once(netboot.state / node.name / TOKEN, secrets.token_hex(32))
+        _once(netboot, netboot.state / node.name / TOKEN, secrets.token_hex(32))
     return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
 
 
