@@ -22,6 +22,7 @@ from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.generation import Generation, ImageFile, bring_in, can_mend, find_image, read_generation
 from builder.inventory import Inventory, Node
+from builder.k3s_config import BINARY, storage_warnings
 from builder.netboot import PERSIST, Netboot
 from builder.node_root import Method, Way, find_way, make_boot, make_persistent, make_root
 from builder.node_state import NodeState, make_state, read_state
@@ -101,6 +102,7 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         for job in jobs:
             netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted)
             _take_over(inventory, netboot, job)
+            _warn_of_storage(job.node, job.generation)
     _report_capabilities(tuple(generations.values()))
     return tuple(done)
 
@@ -122,6 +124,7 @@ def plan_explode(
             continue
         subject = _subject(inventory, node, netboot, generation, state, options)
         personal = personalise(subject)
+        _warn_of_storage(node, generation)
         action = _action(netboot, node, personal.name)
         changed = _changed(netboot, node, personal.files)
         planned.append(_planned(node, image, before=before, action=action, after=personal.name, changed=changed))
@@ -239,7 +242,7 @@ def _make(inventory: Inventory, netboot: Netboot, job: _Job, scratch: Path) -> f
     make_boot(job.generation, job.personal, job.way, home / "boot")
     netboot.root(job.node.name, "").mkdir(parents=True, exist_ok=True)
     if not _kept_as(inventory, netboot, job.node):
-        make_persistent(netboot, job.generation, job.node.name, job.node.persist)
+        make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
     return time.monotonic() - begun
 
 
@@ -256,7 +259,7 @@ def _take_over(inventory: Inventory, netboot: Netboot, job: _Job) -> None:
     former = _kept_as(inventory, netboot, job.node)
     if former:
         netboot.root(former, PERSIST).rename(netboot.root(job.node.name, PERSIST))
-        make_persistent(netboot, job.generation, job.node.name, job.node.persist)
+        make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
 
 
 def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
@@ -304,6 +307,12 @@ def _is_there(root: Path, file: NodeFile) -> bool:
     if file.link:
         return at.is_symlink() and str(at.readlink()) == file.link
     return at.is_file() and not at.is_symlink() and at.read_bytes() == file.content
+
+
+def _warn_of_storage(node: Node, generation: Generation) -> None:
+    if (generation.root / BINARY).is_file():
+        for told in storage_warnings(node.role, node.k3s.volume, node.persist):
+            warn(f"{node.name}: {told}")
 
 
 def _report_capabilities(generations: Sequence[Generation]) -> None:

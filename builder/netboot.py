@@ -197,14 +197,8 @@ class Netboot:
         _sync_directory(link.parent)
 
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
-        """Write a file: complete under its name, or not at all."""
-        new = self._new()
-        with new.open("xb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
+        """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
+        write(path, content, mode, by_way_of=self._new())
 
     def discard(self, path: Path) -> None:
         """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole."""
@@ -226,6 +220,17 @@ class Netboot:
                 raise OSError(number, os.strerror(number), str(self.dest))
         finally:
             os.close(descriptor)
+
+
+def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
+    """Write a file: complete under its name, or not at all."""
+    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with new.open("xb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def remove(path: Path) -> None:
