@@ -170,20 +170,10 @@ def test_a_killed_netboot_test_leaves_nothing(light: tuple[Path, Path], tmp_path
     """Killed when the node, with dnsmasq as its DHCP and TFTP server, has its root and runs systemd from there."""
     dest, cluster = light
     before = machine.traces()
-    words = [
-        "boot",
-        "--node",
-        "yellow5",
-        "--netboot",
-        "--dest",
-        dest,
-        "--cluster",
-        cluster,
-        "--logs",
-        tmp_path / "logs",
-    ]
+    at = ("--dest", dest, "--cluster", cluster, "--logs", tmp_path / "logs")
+    argv: list[str | Path] = [sys.executable, "-m", "builder", "boot", "--node", "yellow5", "--netboot", *at]
     env = {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-    with spawn([sys.executable, "-m", "builder", *words], cwd=PROJECT, env=env) as process:
+    with spawn(argv, cwd=PROJECT, env=env) as process:
         wait_for(tmp_path / "logs/yellow5.1.log", "Welcome to", 300)
         assert "DHCPACK(eth0) 192.168.2.32" in (tmp_path / "logs/dnsmasq.log").read_text()
         namespace = str(Path(f"/proc/{qemu_of(dest)}/ns/net").readlink()).strip("net:[]")
