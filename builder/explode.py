@@ -18,7 +18,7 @@ from pathlib import Path
 
 from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
-from builder.console import note
+from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.generation import Generation, ImageFile, bring_in, find_image, read_generation
 from builder.inventory import Inventory, Node
@@ -100,6 +100,9 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         for job in jobs:
             netboot.switch(job.node.name, job.node.serial, job.personal.name)
     _report_capabilities(tuple(generations.values()))
+    unsaid = [job.node.name for job in jobs if job.way == "shared" and job.node.root != "shared"]
+    if unsaid:
+        warn(f"{', '.join(unsaid)}: the servers export what is shared only for `root: shared` in {inventory.path}")
     return tuple(done)
 
 

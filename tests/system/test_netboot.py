@@ -63,11 +63,11 @@ def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_nodes_boot_at_once_and_are_two(golden_image: Path, tmp_path: Path) -> None:
     """One has a root of its own, the other a shared one; both are seen to be what they should be."""
-    dest = tmp_path / "netboot"
-    explode(dest, golden_image, "--node", "yellow3")
-    explode(dest, golden_image, "--node", "yellow4", "--method", "shared")
-    words = ("--node", "yellow3", "--node", "yellow4", "--netboot", "--dest", dest, "--logs", tmp_path / "logs")
-    done = pibuild("boot", *words, "--json", check=False)
+    dest, cluster = tmp_path / "netboot", variant(tmp_path, shared=["yellow4"])
+    nodes = ("--node", "yellow3", "--node", "yellow4", "--cluster", cluster)
+    ways = [row["way"] for row in explode(dest, golden_image, *nodes)]
+    assert [way == "shared" for way in ways] == [False, True]
+    done = pibuild("boot", *nodes, "--netboot", "--dest", dest, "--logs", tmp_path / "logs", "--json", check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] is True
@@ -154,8 +154,8 @@ def test_a_cut_cable_stops_a_node_and_no_other(netlab: NetLab) -> None:
 @pytest.fixture
 def light(golden_image: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A directory with one node of a shared root, and an inventory whose servers are dnsmasq."""
-    cluster, dest = variant(tmp_path, dhcp="dnsmasq", tftp="dnsmasq", nfs="ganesha"), tmp_path / "netboot"
-    explode(dest, golden_image, "--node", "yellow5", "--method", "shared", "--cluster", cluster)
+    cluster, dest = variant(tmp_path, dhcp="dnsmasq", tftp="dnsmasq", shared=["yellow5"]), tmp_path / "netboot"
+    explode(dest, golden_image, "--node", "yellow5", "--cluster", cluster)
     return dest, cluster
 
 
