@@ -381,11 +381,15 @@ def _alone(dest: Path) -> Iterator[None]:
     if not dest.is_dir():
         raise InputError(Problem(message=f"{dest} is not there", hint="sudo pibuild explode --node NODE --dest DIR"))
     with (dest / _LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = f"sudo pibuild lab down --dest {dest}"
-            raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+        for patience in (0.1, 0.1, 0.0):  # somebody may just be asking who holds it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not patience:
+                    hint = f"sudo pibuild lab down --dest {dest}"
+                    raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+                time.sleep(patience)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
