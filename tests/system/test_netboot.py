@@ -35,7 +35,8 @@ CHECKS = {
     "time zone",
     "root writable",
     "node_exporter answers",
-    "ports reachable",
+    "vmagent answers",
+    "open ports",
     "no ssh by password",
 }
 IDENTITY = "cat /etc/machine-id /etc/ssh/ssh_host_*_key.pub /etc/hostname; sudo cat /etc/rancher/node/password"
