@@ -343,8 +343,8 @@ def lab(inventory: Inventory, dest: Path, options: LabOptions = LabOptions()) ->
             logs=logs,
             _stack=processes,
         )
-        _start(running, lab_servers.servers(here))
         try:
+            _start(running, lab_servers.servers(here))
             yield running
         finally:
             made.end()
