@@ -13,7 +13,8 @@ from builder.bootloader_tree import ServerTree
 from builder.console import note
 from builder.errors import VerdictError
 from builder.inventory import Inventory, Node
-from builder.lab import LabOptions, lab
+from builder.lab import LabOptions, lab, require_exploded
+from builder.netboot import Netboot
 from builder.verdict import Check, Seen, Verdict
 from builder.verdict_node import NodeSeen, expected_of, look_at_node, unique
 
@@ -65,6 +66,8 @@ def boot_nodes(
 
     Raises InputError for a node that boots nothing from `dest`, HostError for what this machine lacks.
     """
+    for node in nodes:
+        require_exploded(Netboot(dest), node)
     begun = time.monotonic()
     with lab(inventory, dest, options) as here:
         expected = {node.name: expected_of(here.inventory, here.netboot, node) for node in nodes}
