@@ -40,10 +40,11 @@ def in_window(window: Mapping[str, Any], now: datetime) -> bool:
     return bool(since < int(window["length"]) + GRACE)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings. Raises FailedError for a file that is not as pibuild renders it."""
+def read_settings(path: Path, token: Path) -> dict[str, Any]:
+    """Return the settings, and the store's `token` in them. Raises FailedError for what pibuild did not render."""
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
+        settings["token"] = token.read_text().strip() if token.is_file() else ""
         names = [*settings["models"], *settings["models"].values()]
         in_window(settings["window"], datetime.now())  # noqa: DTZ005 - the node's own time of day
         urls = isinstance(settings["store"], str)
@@ -56,8 +57,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def bring(model: Model, version: str, options: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, int]:
     """Bring one version and switch to it; say why when that failed. Returns the figures of the run."""
-    token = options.token.read_text().strip() if options.token.is_file() else ""
-    store = Store(settings["store"], token=token, limit=int(settings.get("limit", 0)), pause=options.pause)
+    limit = int(settings.get("limit", 0))
+    store = Store(settings["store"], token=settings["token"], limit=limit, pause=options.pause)
     signers = options.signers if settings.get("signed", True) else None
     fetch = Fetch(model, version, store, Terms(signers, options.reserve))
     before, failed = model.current(), 1
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 when every model is as it should be, or waits for its time; 1 when one failed."""
     options = read_options(arguments)
     try:
-        settings = read_settings(options.config)
+        settings = read_settings(options.config, options.token)
     except FailedError as failure:
         say(str(failure))
         return 1
