@@ -1,4 +1,7 @@
-"""A web server in a thread, by default for this machine only, that misbehaves as told: breaks off, forgets ranges, refuses."""
+"""A web server in a thread, by default for this machine alone, that misbehaves as told.
+
+It breaks off, forgets ranges, refuses, spoils what it sends.
+"""
 
 from __future__ import annotations
 
