@@ -228,6 +228,20 @@ def test_outside_of_the_window_a_new_version_waits_and_a_first_one_does_not(
     assert node.current("jen") == "2"
 
 
+def test_a_first_version_waits_for_the_nodes_seconds_after_its_start(
+    store: DirectoryStore, web: Web, node: Fetcher, tmp_path: Path
+) -> None:
+    two_versions(store, tmp_path)
+    node.options = ("--scheduled",)
+    running = time.clock_gettime(time.CLOCK_BOOTTIME)
+    node.settings["boot_delay"] = int(running) + 1000
+    assert "waits for its moment" in node.fetch(jen="1")
+    assert (node.current("jen"), web.requests) == ("", [])
+    node.settings["boot_delay"] = int(running) - 1
+    node.fetch(jen="1")
+    assert node.current("jen") == "1"
+
+
 def test_a_signature_says_who_may_publish(store: DirectoryStore, node: Fetcher, tmp_path: Path) -> None:
     keys = {name: tmp_path / name for name in ("publisher", "stranger")}
     for path in keys.values():

@@ -40,6 +40,19 @@ def in_window(window: Mapping[str, Any], now: datetime) -> bool:
     return bool(since < int(window["length"]) + GRACE)
 
 
+def waits_for(window: Mapping[str, Any], boot_delay: int, *, first: bool) -> str:
+    """Return what a scheduled run has to wait for, "" when nothing.
+
+    The `first` version of a model does not wait for the window, but for the seconds after a start that are the node's
+    own: whoever starts us, nodes that got power together do not ask together.
+    """
+    if not first and not in_window(window, datetime.now()):  # noqa: DTZ005 - the node's own time of day
+        return f"the staging window, {window['start']}"
+    if first and time.clock_gettime(time.CLOCK_BOOTTIME) < boot_delay:
+        return f"its moment, {boot_delay} s after the start of the node"
+    return ""
+
+
 def read_settings(path: Path, token: Path) -> dict[str, Any]:
     """Return the settings, and the store's `token` in them. Raises FailedError for what pibuild did not render."""
     try:
@@ -88,16 +101,17 @@ def bring(model: Model, version: str, options: argparse.Namespace, settings: Map
 
 def update(options: argparse.Namespace, settings: Mapping[str, Any], figures: Figures) -> bool:
     """Bring every model that is wanted and not here. Returns whether none failed."""
-    waits = options.scheduled and not in_window(settings["window"], datetime.now())  # noqa: DTZ005
     good = True
     for name, version in settings["models"].items():
         model = Model(options.home, name)
+        delay = int(settings.get("boot_delay", 0))
+        wait = waits_for(settings["window"], delay, first=not model.current()) if options.scheduled else ""
         if model.has(version):
             if model.switch(version, settings["store"]):
                 say(f"{name} {version}: was here, in use again")
             model.tidy(version, model.previous())
-        elif waits and model.current():
-            say(f"{name} {version}: waits for the staging window, {settings['window']['start']}")
+        elif wait:
+            say(f"{name} {version}: waits for {wait}")
             continue
         else:
             counted = bring(model, version, options, settings)
@@ -118,7 +132,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--token", type=Path, default=etc / "models.token", metavar="FILE", help="sent to the store")
     parser.add_argument("--home", type=Path, default=Path("/var/lib/models"), metavar="DIR")
     parser.add_argument("--textfile", type=Path, default=Path("/run/node-textfile/models.prom"), metavar="FILE")
-    parser.add_argument("--scheduled", action="store_true", help="outside of the staging window, replace nothing")
+    parser.add_argument("--scheduled", action="store_true", help="wait for the node's time: do nothing before it")
     parser.add_argument("--reserve", type=int, default=256 << 20, metavar="BYTES", help="of the disk that stay free")
     parser.add_argument("--pause", type=float, default=1.0, metavar="SECONDS", help="before the second attempt")
     return parser.parse_args(arguments)
