@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from builder.lab import Lab, LabNode, LabOptions, lab
 
 from builder.hashing import file_digest
 from builder.inventory import load_inventory
+from builder.lab import Lab, LabNode, LabOptions, lab
 from builder.model_store import DirectoryStore
 from builder.model_window import node_models
 from builder.models import Publication, publish, show
