@@ -52,12 +52,21 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """A layer in the summary. `made` is whether this build made it; `seconds` is how long that took, then or now."""
+    """A layer in the summary. `made` is whether this build made it; `seconds` is how long that took, then or now.
+
+    `full_seconds` is how long it took fully emulated, None unless the build was verified.
+    """
 
     name: str
     key: str
     made: bool
     seconds: float
+    full_seconds: float | None = None
+
+    def summary(self) -> str:
+        """Return its line."""
+        full = "" if self.full_seconds is None else f", fully emulated {self.full_seconds:.1f} s"
+        return f"{self.name:<16}{self.seconds:>9.1f}  {'built' if self.made else 'cached'}{full}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +86,7 @@ class Built:
         """Return what a person reads at the end: where, how big, how long, what next."""
         published = self.published
         lines = [f"{'layer':<16}{'seconds':>9}  state"]
-        lines += [
-            f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers
-        ]
+        lines += [layer.summary() for layer in self.layers]
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
         lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
@@ -121,12 +128,13 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
     made: set[str] = set()
     shop = Workshop(cache=cache, layers=cache.layers, emulation=NONE, artifacts=artifacts, attach=options.attach)
     differences: tuple[str, ...] | None = None
+    full: Mapping[str, float] = {}
     if not all(layer.cached for layer in plan.layers) or options.verify_emulation:
         with _downloads(plan, cache, options) as packages:
             shop = _open_workshop(plan, options, cache, artifacts)
             made = _make_layers(shop, plan, packages)
             if options.verify_emulation:
-                differences = _verify(shop, plan, packages)
+                differences, full = _verify(shop, plan, packages)
     published = find_published(request) if not made else None
     publish_begun = time.monotonic()
     with golden_tree(shop, plan) as tree:
@@ -139,7 +147,10 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         recipe=recipe.name,
         published=published,
         layers=tuple(
-            LayerReport(name=x.name, key=x.key, made=x.name in made, seconds=times[x.name]) for x in plan.layers
+            LayerReport(
+                name=x.name, key=x.key, made=x.name in made, seconds=times[x.name], full_seconds=full.get(x.name)
+            )
+            for x in plan.layers
         ),
         emulation=shop.emulation.mode if made else "not needed: every layer was cached",
         seconds=time.monotonic() - begun,
@@ -247,8 +258,13 @@ def _make_layers(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]
     return made
 
 
-def _verify(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) -> tuple[str, ...]:
-    """Make every layer again, fully emulated, and compare the golden trees. Raises StepError on a difference."""
+def _verify(
+    shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]
+) -> tuple[tuple[str, ...], Mapping[str, float]]:
+    """Make every layer again, fully emulated, and compare the golden trees.
+
+    Returns the differences (none) and how long each layer took. Raises StepError on a difference.
+    """
     with shop.cache.scratch("verify") as scratch:
         other = Workshop(
             cache=shop.cache,
@@ -260,6 +276,7 @@ def _verify(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) ->
         )
         console.note("verify: building every layer again, fully emulated")
         _make_layers(other, plan, packages)
+        seconds = layer_seconds(other, plan)
         with golden_tree(shop, plan) as fast, golden_tree(other, plan) as slow:
             differences = tuple(str(difference) for difference in compare(fast, slow))
     if differences:
@@ -268,7 +285,7 @@ def _verify(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) ->
             f"the two ways to build differ in {len(differences)} places:\n{shown}",
             hint="--emulation full is right; please report the paths above",
         )
-    return differences
+    return differences, seconds
 
 
 def _request(plan: Plan, tree: Path, options: BuildOptions, missing: tuple[str, ...]) -> PublishRequest:
