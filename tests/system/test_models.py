@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -133,6 +134,20 @@ def test_the_version_before_stays_and_going_back_asks_nobody(
     assert node.pointer("jen") == node.pointer("jen") | {"version": "2", "previous": "3", "model": "jen"}
     node.fetch(jen="2")
     assert node.there("jen") == {"2", "3", "current", "pointer.json"}
+
+
+def test_what_a_backup_holds_is_enough_to_fetch_the_model_again(
+    store: DirectoryStore, node: Fetcher, tmp_path: Path
+) -> None:
+    two_versions(store, tmp_path)
+    node.fetch(jen="1")
+    node.fetch(jen="2")
+    before = node.pointer("jen")
+    for version in ("1", "2"):
+        shutil.rmtree(node.models / "jen" / version)
+    assert node.there("jen") == {"current", "pointer.json"}
+    node.fetch(jen="2")
+    assert (node.current("jen"), node.pointer("jen")) == ("2", before)
 
 
 def test_a_fetcher_killed_anywhere_goes_on_and_never_breaks_what_is_in_use(
