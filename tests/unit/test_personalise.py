@@ -169,6 +169,7 @@ def test_a_node_is_told_of_its_models_or_of_none(subject: Subject) -> None:
         "store": "https://models.example.org/",
         "models": {"jen": "3"},
         "window": {"start": "01:00", "length": 14400},
+        "boot_delay": 158,
         "limit": 0,
         "signed": True,
     }
