@@ -20,7 +20,9 @@ from builder.generation import Generation
 from builder.hashing import digest_of
 from builder.inventory import Inventory, Node
 from builder.k3s_config import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
+from builder.model_window import node_models
 from builder.netboot import PERSIST, Netboot
+from builder.node_metrics import template_values
 from builder.node_state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
@@ -31,7 +33,10 @@ _FLAGS = frozenset(
 _NUMBERS = frozenset(
     {"port", "nfsvers", "vers", "rsize", "wsize", "timeo", "retrans", "acregmin", "acregmax", "acdirmin", "acdirmax"}
 )
-MOUNT = "vers=3,tcp,hard"
+# noacl: on nfs-ganesha 4.3 (Debian 12, Ubuntu 24.04) taking an ACL away fails with EIO (nfs-ganesha #918), and with it
+# every unit that has a StateDirectory= and a user. Without ACLs a node also asks less of any server.
+MOUNT = "vers=3,tcp,hard,noacl"
+_MOUNT_LATER = "vers=3,tcp,nolock,noacl,nofail,_netdev"
 _NOT_OURS = (
     "root",
     "rootfstype",
@@ -46,6 +51,9 @@ _NOT_OURS = (
     "fsck.repair",
 )
 _FIRST_BOOT = "firstboot"  # Raspberry Pi OS's init= that resizes a disk and rewrites fstab
+# Newer than /usr, they keep systemd from making caches again that the image has, at first boot, with a shared root at
+# every one (systemd-update-done.service(8)): linker, hardware database, journal catalog, users.
+_UPDATED = ("/etc/.updated", "/var/.updated")
 ANY_NAME = "NAME"
 
 
@@ -127,6 +135,8 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     yield _authorized_keys(subject)
     listed = "".join(f"{path} {text}\n" for path, text in sorted(subject.generation.capabilities.items()))
     yield NodeFile(path="/etc/pibuild/capabilities", content=listed.encode())
+    for path in _UPDATED:
+        yield NodeFile(path=path, content=b"# Written by pibuild: the image has the caches of its /usr.\n")
 
 
 def _authorized_keys(subject: Subject) -> NodeFile:
@@ -149,9 +159,9 @@ def _fstab(subject: Subject, name: str) -> NodeFile:
     lines = fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount)
     if not subject.shared:
         boot = subject.netboot.boot(node.name, name)
-        lines.append(f"{server}:{boot} {boot_mount} nfs vers=3,tcp,nolock,nofail,_netdev 0 0")
+        lines.append(f"{server}:{boot} {boot_mount} nfs {_MOUNT_LATER} 0 0")
         persist = subject.netboot.root(node.name, PERSIST)
-        lines += [f"{server}:{persist}{path} {path} nfs vers=3,tcp,nolock,nofail,_netdev 0 0" for path in kept(node)]
+        lines += [f"{server}:{persist}{path} {path} nfs {_MOUNT_LATER} 0 0" for path in kept(node)]
     return NodeFile(path="/etc/fstab", content="".join(f"{line}\n" for line in lines).encode())
 
 
@@ -295,4 +305,7 @@ def variables(subject: Subject) -> dict[str, object]:
         "machine_id": subject.state.machine_id,
         "image": subject.generation.sha256,
         "shared": subject.shared,
+        "login_key": subject.state.login_key,
+        "models": node_models(inventory, subject.node),
+        **template_values(inventory, subject.node),
     }

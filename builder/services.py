@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from builder.inventory import Inventory
+from builder.node_metrics import forwarder_files
 from builder.services_dhcp import dhcp_files
 from builder.services_files import CONFIG, ConfigFile, ServerRole, Serving, fill, netboot, serving
 from builder.services_nfs import nfs_files
@@ -25,7 +26,7 @@ SYSCTL = PurePosixPath("/etc/sysctl.d/60-pibuild.conf")
 def render(inventory: Inventory, role: ServerRole) -> tuple[ConfigFile, ...]:
     """Return every file of a server, sorted by path. Raises InputError."""
     here = serving(inventory, role)
-    files = [*dhcp_files(here), *nfs_files(here), *_names(here), *_nat(here), *_fleet(here)]
+    files = [*dhcp_files(here), *nfs_files(here), *_names(here), *_nat(here), *_fleet(here), *_forwarder(here)]
     return tuple(sorted(files, key=lambda file: file.path))
 
 
@@ -41,6 +42,14 @@ def _names(here: Serving) -> list[ConfigFile]:
         text = fill("hosts.txt.j2", here, listed=members)
         files.append(ConfigFile(path=PARALLEL.with_name(f"hosts-{group}.txt"), text=text))
     return files
+
+
+def _forwarder(here: Serving) -> list[ConfigFile]:
+    """Return what a server's forwarder of metrics reads: nobody explodes a server, which would bring it."""
+    if here.node.boot == "network":
+        return []
+    files = forwarder_files(here.inventory, here.node)
+    return [ConfigFile(path=PurePosixPath(path), text=text) for path, text in files.items() if text]
 
 
 def _nat(here: Serving) -> list[ConfigFile]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from builder.errors import HostError, VerdictError
+from builder.node_metrics import CONFIG, FILES
 from builder.run import PATH, run
 from builder.services import FLEET_UNIT, HOSTS, NAT, NAT_UNIT, SYSCTL, serves_fleet
 from builder.services_dhcp import DHCPD, DHCPD_DEFAULTS, DNSMASQ, KEA, RESERVATIONS, TFTPD
 from builder.services_files import Serving
+from builder.services_leases import contradicting, replace
 from builder.services_nfs import EXPORTS, GANESHA, NFS_CONF, exports
 
 Command = tuple[str, ...]
@@ -56,6 +58,8 @@ NAT_SERVICE = Unit(
 FLEET = Unit(name="pibuild-fleet.service", restart_on=(FLEET_UNIT,))
 ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE, FLEET)
 _OURS = {NAT_SERVICE: NAT_UNIT, FLEET: FLEET_UNIT}
+# Patterns, which match nothing on a server that has no forwarder installed
+FORWARDER = ("vmagent.servic[e]", "prometheus-node-exporter.servic[e]")
 PACKAGES = {
     ISC.name: "isc-dhcp-server",
     KEA_UNIT.name: "kea-dhcp4-server",
@@ -99,16 +103,22 @@ def commands(here: Serving, changed: Collection[PurePosixPath], active: Collecti
             told.append(("systemctl", "restart", unit.name))
         elif set(unit.reload_on) & set(changed):
             told.append(unit.reload)
+    if {PurePosixPath(CONFIG, name) for name in FILES} & set(changed):
+        told.append(("systemctl", "restart", *FORWARDER))
     return told
 
 
 @dataclass(slots=True, kw_only=True)
 class Servers:
-    """The servers of this machine, under systemd. Knows what it stopped and started, to undo it."""
+    """The servers of this machine, under systemd. Knows what it stopped and started, to undo it.
+
+    `paused` are those stopped to take leases from them that contradict the inventory; they run again afterwards.
+    """
 
     here: Serving
     stopped: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
     said: list[Command] = field(default_factory=list)
 
     def update(self, changed: Collection[PurePosixPath]) -> None:
@@ -118,16 +128,32 @@ class Servers:
             _require(unit)
         for export in exports(self.here):
             export.path.mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
+        self._take_leases(active)
         for command in commands(self.here, changed, active):
             if command[:3] == ("systemctl", "disable", "--now"):
                 self.stopped.append(command[3])
             if command[:2] == ("systemctl", "start"):
                 self.started.append(command[2])
-            self.said.append(command)
-            run(command, timeout=_TIMEOUT, hint=_journal(command[-1]) if command[0] == "systemctl" else "")
+            self._tell(command)
         dead = [unit.name for unit in wanted_units(self.here) if unit.name not in _active(ALL)]
         if dead:
             raise VerdictError(f"not running with the new files: {', '.join(dead)}", hint=_journal(dead[0]))
+
+    def _take_leases(self, active: Collection[str]) -> None:
+        """Take leases that contradict the inventory from a server that runs: it would give nobody else the address."""
+        unit = {"dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}.get(self.here.inventory.cluster.dhcp.server)
+        books = contradicting(self.here.inventory)
+        if unit is None or unit.name not in active or not books:
+            return
+        self.paused.append(unit.name)
+        self._tell(("systemctl", "stop", unit.name))
+        for path, text in books.items():
+            replace(path, text)
+        self._tell(("systemctl", "start", unit.name))
+
+    def _tell(self, command: Command) -> None:
+        self.said.append(command)
+        run(command, timeout=_TIMEOUT, hint=_journal(command[-1]) if command[0] == "systemctl" else "")
 
     def undo(self, changed: Collection[PurePosixPath]) -> list[str]:
         """Let the servers know that the old files are back; return what failed even so."""
@@ -136,6 +162,7 @@ class Servers:
         told = [command for command in told if command[-1] not in self.started]
         told += [("systemctl", "disable", "--now", unit) for unit in self.started]
         told += [("systemctl", "enable", "--now", unit) for unit in self.stopped]
+        told += [("systemctl", "start", unit) for unit in self.paused]
         ended = [run(command, check=False, timeout=_TIMEOUT) for command in told]
         return [" ".join(one.argv) for one in ended if one.returncode != 0]
 

@@ -337,7 +337,16 @@ def test_tls(tmp_path: Path) -> None:
 def test_a_manager_that_cannot_serve_says_why(tmp_path: Path, words: list[str], code: int, said: str) -> None:
     (tmp_path / "cluster.yaml").write_text((PROJECT / "cluster.yaml").read_text())
     (tmp_path / "netboot/state").mkdir(parents=True)
-    argv: list[str | Path] = [*PIBUILD, "fleet", "serve", "--database", tmp_path / "db", "--dest", tmp_path / "netboot"]
-    done = run([*argv, *words, "--cluster", tmp_path / "cluster.yaml"], cwd=PROJECT, check=False, timeout=30)
+    argv: list[str | Path] = [
+        *PIBUILD,
+        "fleet",
+        "serve",
+        "--dest",
+        tmp_path / "netboot",
+        "--database",
+        tmp_path / "db",
+        *words,
+    ]
+    done = run([*argv, "--cluster", tmp_path / "cluster.yaml"], cwd=PROJECT, check=False, timeout=30)
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr

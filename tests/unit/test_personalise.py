@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -92,11 +93,11 @@ def test_cmdline_and_fstab_name_the_root_they_belong_to(subject: Subject) -> Non
     made = personalise(subject)
     assert made.name.startswith("0123456789ab-")
     assert made.cmdline == (
-        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard"
+        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard,noacl"
         " rw ip=dhcp cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
     )
     boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name}"
-    options = "vers=3,tcp,nolock,nofail,_netdev"
+    options = "vers=3,tcp,nolock,noacl,nofail,_netdev"
     assert text_of(subject, "/etc/fstab") == f"{boot} /boot/firmware nfs {options} 0 0\n"
 
 
@@ -154,6 +155,26 @@ def test_a_worker_joins_its_master(subject: Subject) -> None:
     assert "server: https://192.168.2.2:6443\n" in config
     assert "snapshotter: fuse-overlayfs\n" in config
     assert '  - "cable=yellow"\n' in config
+
+
+def test_a_node_is_told_of_its_models_or_of_none(subject: Subject) -> None:
+    paths = [f"/etc/pibuild/models.{kind}" for kind in ("json", "signers")]
+    assert [text_of(subject, path) for path in paths] == ["", ""]  # the unit's condition is a file that is not empty
+    path = subject.inventory.path
+    text = path.read_text().replace("  nfs: {server", "  models: {store: https://models.example.org/}\n  nfs: {server")
+    path.write_text(text.replace("  worker:\n", '  worker:\n    models: {jen: "3"}\n'))
+    inventory = load_inventory(path)
+    told = replace(subject, inventory=inventory, node=inventory.node("yellow3"))
+    assert json.loads(text_of(told, paths[0])) == {
+        "store": "https://models.example.org/",
+        "models": {"jen": "3"},
+        "window": {"start": "01:00", "length": 14400},
+        "limit": 0,
+        "signed": True,
+    }
+    assert text_of(told, paths[1]) == 'publisher namespaces="pibuild-model" ssh-ed25519 AAAA login node\n'
+    timer = text_of(told, "/etc/systemd/system/pibuild-models.timer.d/window.conf")
+    assert "OnCalendar=\nOnCalendar=*-*-* 03:31:38\n" in timer
 
 
 def test_machine_ids_are_those_of_the_serial() -> None:
