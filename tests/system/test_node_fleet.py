@@ -22,8 +22,9 @@ from builder.lab import Lab, LabNode, LabOptions, lab
 from builder.netboot import Netboot
 from builder.recipe import load_recipe
 from builder.run import Completed, run
+from tests import machine
 from tests.clusters import LAB
-from tests.system.engine import PROJECT
+from tests.system.lab import PATIENCE, PROJECT
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 ELSEWHERE = IPv4Address("192.168.2.99")  # in the subnet, and nobody's
@@ -49,13 +50,8 @@ def pibuild(home: Path, *words: str | Path) -> Completed:
     return run(argv, cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"})
 
 
-def build(home: Path, recipe: Path) -> None:
-    argv: list[str | Path] = [sys.executable, "-m", "builder", "build", recipe, "--output", home / "output"]
-    run(argv, cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"})
-
-
 @pytest.fixture(scope="module")
-def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+def booted(golden_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     home = tmp_path_factory.mktemp("fleet")
     golden = PROJECT / "recipes/golden.yaml"
     dropped = [layer.name for layer in load_recipe(golden).layers if layer.name not in BASE]
@@ -69,15 +65,23 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
         assert old in text
         text = text.replace(old, new, 1)
     (home / "cluster.yaml").write_text(text)
-    build(home, golden)
-    build(home, home / "less.yaml")
+    (home / "output").mkdir()
+    (home / "output/golden").symlink_to(golden_image.parent)
+    build: list[str | Path] = ["build", home / "less.yaml", "--output", home / "output"]
+    run([sys.executable, "-m", "builder", *build], cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"})
     pibuild(home, "explode", "--node", "yellow3", "--node", "green1", "--dest", home / "netboot")
-    with lab(load_inventory(home / "cluster.yaml"), home / "netboot", LabOptions(logs=home / "logs")) as here:
+    before = machine.traces()
+    with (
+        lab(load_inventory(home / "cluster.yaml"), home / "netboot", LabOptions(logs=home / "logs")) as here,
+        machine.known(here.namespace.holder),
+    ):
         nodes = here.boot("yellow3"), here.boot("green1")
         for node in nodes:
-            node.wait_until_up(900)
+            node.wait_until_up(PATIENCE)
             node.ssh("systemctl is-system-running --wait", timeout=600)
         yield Booted(lab=here, home=home, golden=nodes[0], less=nodes[1])
+    left = machine.wait_until_gone(before, seconds=5)
+    assert not left, f"the lab left behind: {'; '.join(sorted(left))}"
 
 
 def said(node: LabNode, command: str) -> str:
