@@ -27,7 +27,7 @@ PACKAGES := \
 # servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot
 # (disabled). `pibuild services apply` enables what it needs.
 TEST_PACKAGES := \
-	btrfs-progs dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables rpcbind tftpd-hpa \
+	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables openssl rpcbind tftpd-hpa \
 	xfsprogs
 WANTED = $(PACKAGES)
 test unit bench: WANTED = $(PACKAGES) $(TEST_PACKAGES)

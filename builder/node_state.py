@@ -1,4 +1,4 @@
-"""What a node keeps whichever image it boots: host keys, machine-id, k3s node password, restic identity.
+"""What a node keeps whichever image it boots: host keys, machine-id, passwords of k3s and restic, tokens.
 
 Each file is made once and never again; whoever replaces one by hand finds it respected.
 """
@@ -15,7 +15,8 @@ from pathlib import Path
 
 from builder.errors import HostError
 from builder.inventory import Node
-from builder.netboot import Netboot, write
+from builder.netboot import Netboot
+from builder.node_metrics import CONFIG, TOKEN
 from builder.run import find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
@@ -45,6 +46,11 @@ class NodeState:
 def machine_id(serial: str) -> str:
     """Return the machine-id(5) of a board: 32 hex digits, a UUID of version 5 made of its serial number."""
     return uuid.uuid5(_MACHINES, serial).hex
+
+
+def login_key_file(netboot: Netboot) -> Path:
+    """Return where the private half of the login node's key lies."""
+    return netboot.state / _CLUSTER / "id_ed25519"
 
 
 def read_state(netboot: Netboot, node: Node) -> NodeState | None:
@@ -81,7 +87,7 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
     """Make what is missing of the nodes' state, and return it by node. The directory's lock must be held."""
     cluster = netboot.state / _CLUSTER
     cluster.mkdir(mode=0o700, exist_ok=True)
-    _once(cluster / "k3s-token", secrets.token_hex(32))
+    _once(netboot, cluster / "k3s-token", secrets.token_hex(32))
     if not (cluster / "id_ed25519.pub").is_file():
         _make_login_key(netboot, cluster)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
@@ -89,13 +95,23 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
         return {node.name: state for node, state in zip(nodes, made, strict=True)}
 
 
+def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
+    """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
+    for node in nodes:
+        (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
+        _once(netboot, netboot.state / node.name / TOKEN, secrets.token_hex(32))
+    return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
+
+
 def _make(netboot: Netboot, node: Node) -> NodeState:
     home = netboot.state / node.name
     home.mkdir(mode=0o700, exist_ok=True)
-    _once(home / "machine-id", machine_id(node.serial))
-    _once(home / "k3s-node-password", secrets.token_hex(16))
-    _once(home / "restic-password", secrets.token_hex(32))
-    _once(home / "restic-http-password", secrets.token_hex(32))
+    _once(netboot, home / "machine-id", machine_id(node.serial))
+    _once(netboot, home / "k3s-node-password", secrets.token_hex(16))
+    _once(netboot, home / "restic-password", secrets.token_hex(32))
+    _once(netboot, home / "fleet-token", secrets.token_hex(32))
+    _once(netboot, home / "restic-http-password", secrets.token_hex(32))
+    _once(netboot, home / TOKEN, secrets.token_hex(32))
     if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
         _make_host_keys(netboot, home, node.name)
     state = read_state(netboot, node)
@@ -114,12 +130,14 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
         "/etc/rancher/node/password": (home / "k3s-node-password", 0o600),
         "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
         BACKUP_PASSWORD: (home / "restic-password", 0o600),
+        "/etc/pibuild/fleet-token": (home / "fleet-token", 0o600),
+        f"{CONFIG}/secrets/{TOKEN}": (home / TOKEN, 0o600),
     }
 
 
-def _once(path: Path, content: str) -> None:
+def _once(netboot: Netboot, path: Path, content: str) -> None:
     if not path.exists():
-        write(path, f"{content}\n".encode(), 0o600)
+        netboot.write(path, f"{content}\n".encode(), 0o600)
 
 
 def _make_login_key(netboot: Netboot, cluster: Path) -> None:
