@@ -88,7 +88,7 @@ class Fleet:
             "GATEWAY_STORE": str(self.store),
             "GATEWAY_OWNER": "",
             "GATEWAY_TEXTFILE": str(self.home / "textfile"),
-            "STATE_DIRECTORY": str(self.home / "gateway-state"),
+            "GATEWAY_STATE": str(self.home / "gateway"),
             "PATH": f"{self.local / 'bin'}:{PATH}",
         }
         return Gateway(environment=environment | ({"GATEWAY_PID": str(pid)} if pid else {}))
@@ -96,7 +96,9 @@ class Fleet:
     def on_store(self, node: str, *words: str, password: str = "") -> Completed:
         """Run restic on a node's repository at the gateway's local path."""
         env = {"RESTIC_PASSWORD": password or self.secret(node, "restic-password")}
-        return run([self.local / "bin/restic.real", "-r", self.store / node, "--no-cache", *words], env=env, check=False)
+        return run(
+            [self.local / "bin/restic.real", "-r", self.store / node, "--no-cache", *words], env=env, check=False
+        )
 
     @contextmanager
     def served(self) -> Iterator[Gateway]:
