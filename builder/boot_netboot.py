@@ -71,7 +71,8 @@ def boot_nodes(
         found = {name: machine.chain() for name, machine in machines.items()}
         seen: dict[str, NodeSeen] = {}
         for name, machine in machines.items():
-            note(f"{name}: {_loaded(found[name]).detail}")
+            for told in (_loaded(found[name]).detail, *found[name].notes):
+                note(f"{name}: {told}")
             started = found[name].stop is None
             deadline = begun + timeout
             seen[name] = _look(here, machine, expected[name], deadline) if started else NodeSeen(checks=(), facts={})

@@ -17,7 +17,7 @@ import requests
 from builder.errors import InputError, Problem
 from builder.generation import read_generation
 from builder.inventory import Inventory, Node
-from builder.netboot import Netboot
+from builder.netboot import PERSIST, Netboot
 from builder.verdict import Check, NotSeenError, Seen, Watch, facts_of, no_password, settled
 
 _FACTS = MappingProxyType(
@@ -56,12 +56,17 @@ SERVICES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeExpected:
-    """What a node must be. `root` is what it boots, as the login node has it; `server` whom it mounts that from."""
+    """What a node must be.
+
+    `root` and `boot` are what it boots and `persist` what it keeps, as the login node has them; `server` is whom it
+    mounts them from.
+    """
 
     node: Node
     server: IPv4Address
     root: Path
     boot: Path
+    persist: Path
     boot_mount: str
     shared: bool
     machine_id: str
@@ -90,6 +95,7 @@ def expected_of(inventory: Inventory, netboot: Netboot, node: Node) -> NodeExpec
         server=inventory.login.address,
         root=generation.root if shared else netboot.root(node.name, name),
         boot=netboot.boot(node.name, name),
+        persist=netboot.root(node.name, PERSIST),
         boot_mount=generation.boot_mount,
         shared=shared,
         machine_id=(netboot.state / node.name / "machine-id").read_text().strip(),
@@ -114,6 +120,8 @@ def look_at_node(
         for check in judged(facts, expected, given()):
             watch.say(check)
         watch.say(_writable(machine, expected, watch))
+        if expected.node.persist:
+            watch.say(_kept(machine, expected, watch))
         for service in SERVICES:
             watch.say(_answers(machine, service, watch))
         watch.say(_reachable(machine, facts.get("ports", ""), watch))
@@ -171,18 +179,35 @@ def _unique(name: str, values: Sequence[str]) -> Check:
 
 def _writable(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
     """Write a word on the node and read it where it must be: on the login node, or with a shared root nowhere else."""
-    word = secrets.token_hex(8)
-    wrote = machine.shell.run(f"echo {word} | sudo -n tee /{_MARK}", timeout=watch.left(60))
-    there = expected.root / _MARK
-    found = there.read_text().strip() if there.is_file() else ""
-    machine.shell.run(f"sudo -n rm -f /{_MARK}", timeout=watch.left(60))
-    name = "root writable"
-    if word not in wrote.stdout:
-        return Check(name=name, ok=False, detail=(wrote.stderr or wrote.stdout).strip() or "nothing was written")
+    name, there = "root writable", expected.root / _MARK
+    problem, arrived = _written(machine, _MARK, there, watch)
+    if problem:
+        return Check(name=name, ok=False, detail=problem)
     if expected.shared:
-        return Check(name=name, ok=not found, detail="in memory" if not found else "the shared root was written to")
-    detail = f"{there} on the login node" if found == word else f"{there} does not have what the node wrote"
-    return Check(name=name, ok=found == word, detail=detail)
+        return Check(name=name, ok=not arrived, detail="the shared root was written to" if arrived else "in memory")
+    detail = f"{there} on the login node" if arrived else f"{there} does not have what the node wrote"
+    return Check(name=name, ok=arrived, detail=detail)
+
+
+def _kept(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
+    """Write a word into each path that the node keeps, and read it on the login node."""
+    lost = []
+    for path in expected.node.persist:
+        mark = f"{path.strip('/')}/.pibuild-verdict"
+        problem, arrived = _written(machine, mark, expected.persist / mark, watch)
+        if problem or not arrived:
+            lost.append(f"{path}: {problem or f'does not reach {expected.persist}'}")
+    return Check(name="kept paths", ok=not lost, detail="; ".join(lost) or ", ".join(expected.node.persist))
+
+
+def _written(machine: Seen, mark: str, there: Path, watch: Watch) -> tuple[str, bool]:
+    """Write a word to a file on the node; return what went wrong, and whether it came to `there` on this machine."""
+    word = secrets.token_hex(8)
+    wrote = machine.shell.run(f"echo {word} | sudo -n tee /{mark}", timeout=watch.left(60))
+    arrived = there.is_file() and there.read_text().strip() == word
+    machine.shell.run(f"sudo -n rm -f /{mark}", timeout=watch.left(60))
+    said = (wrote.stderr or wrote.stdout).strip() or "nothing was written"
+    return ("" if word in wrote.stdout and wrote.returncode == 0 else said), arrived
 
 
 def _answers(machine: Seen, service: Service, watch: Watch) -> Check:
