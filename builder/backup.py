@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import jinja2
+
 from builder.errors import HostError, InputError, Problem
 from builder.inventory import Inventory, Node
 from builder.inventory_models import Backup
@@ -19,6 +21,7 @@ from builder.node_state import backup_keys, read_state
 from builder.run import Completed, find_tool, run
 
 _PATIENCE = 120  # seconds to list or open a repository
+_TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 CA = "overlays/node/etc/pibuild/backup-ca.pem"  # beside cluster.yaml; nodes get it as any other file there
 
 
@@ -79,6 +82,18 @@ def settings(inventory: Inventory) -> Backup:
 def url_of(base: str, node: Node) -> str:
     """Return a node's own repository below the cluster's; a rest-server's private ones end in a slash."""
     return f"{base.rstrip('/')}/{node.name}{'/' if base.startswith('rest:') else ''}"
+
+
+def node_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
+    """Return the files that tell a node where its backups go: path on the node to text. There is no secret in them."""
+    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    values = {"node": node, "cluster": inventory.cluster}
+    return {
+        f"/etc/pibuild/{name}": environment.from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
+        for name in ("backup.env", "backup.paths", "backup.exclude")
+    }
 
 
 def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str = "") -> Repository:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.backup import Repository, repository
+from builder.backup import Repository, node_files, repository
 from builder.backup_gateway import Gateway, Shell, latest, users
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
@@ -66,7 +66,7 @@ class Rotation:
             there = self._add_key()
             roots = self._fill_roots()
             if shell is not None:
-                shell.run([_PROGRAM, "secrets"], stdin=self._password() + self._keys())
+                self._tell(shell)
             if self.gateway is not None:
                 self.gateway.call("users", stdin=users(self.inventory, self.netboot))
             for name in SECRETS:
@@ -74,6 +74,13 @@ class Rotation:
             self.netboot.flush()
             removed = self._remove_keys() if there else 0
         return Rotated(node=self.node.name, repository=there, roots=roots, pushed=self.push, removed=removed)
+
+    def _tell(self, shell: Shell) -> None:
+        """Give a node that runs its passwords; and where backups go, if nothing else tells it."""
+        if self.node.boot == "local":
+            for path, text in node_files(self.inventory, self.node).items():
+                shell.run(["install", "-D", "-m", "644", "/dev/stdin", path], stdin=text.encode())
+        shell.run([_PROGRAM, "secrets"], stdin=self._password() + self._keys())
 
     def _password(self) -> bytes:
         return f"{latest(self.netboot, self.node, 'restic-password')}\n".encode()

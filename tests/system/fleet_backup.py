@@ -109,14 +109,16 @@ class Fleet:
             yield self.gateway(server.pid)
 
     def _server(self) -> list[str | Path]:
-        text = (PROJECT / "overlays/backup-gateway/etc/default/restic-rest-server").read_text()
-        (words,) = (line.partition("=")[2] for line in text.splitlines() if line.startswith("ARGS="))
-        options = [
-            str(self.home / "gateway/users.htpasswd") if word == USERS else word
-            for word in shlex.split(shlex.split(words)[0])
-        ]
         server = program("restic-rest-server", "usr/bin/restic-rest-server")
+        options = gateway_options(self.home / "gateway/users.htpasswd")
         return [server, "--path", self.store, "--listen", f"127.0.0.1:{self.port}", *options]
+
+
+def gateway_options(users: Path) -> list[str]:
+    """Return the options of the server as the gateway's image has them, with another file of users."""
+    text = (PROJECT / "overlays/backup-gateway/etc/default/restic-rest-server").read_text()
+    (words,) = (line.partition("=")[2] for line in text.splitlines() if line.startswith("ARGS="))
+    return [str(users) if word == USERS else word for word in shlex.split(shlex.split(words)[0])]
 
 
 def make_fleet(home: Path, *, repository: str = "", **more: object) -> Fleet:
