@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import requests
+from moto.server import ThreadedMotoServer
 
 from builder.backup import repository, restore, snapshots
 from builder.backup_gateway import Gateway
@@ -274,6 +276,35 @@ def test_a_repository_on_a_path_is_kept_by_the_node_itself(tmp_path: Path) -> No
     listed = fleet.restic("yellow1", "ls", "latest").stdout.splitlines()
     assert "/home/ubuntu/kept" in listed
     assert "/home/ubuntu/left.tmp" not in listed
+
+
+def test_a_bucket_holds_backups_and_rotated_keys_leave_it(tmp_path: Path) -> None:
+    """S3 as moto's server speaks it; the bucket's keys are what a person has put into the node's state."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        requests.post(f"http://127.0.0.1:{port}/moto-api/reset", timeout=10)  # what another test has left
+        requests.put(f"http://127.0.0.1:{port}/backups", timeout=10)
+        fleet = make_fleet(tmp_path, repository=f"s3:http://127.0.0.1:{port}/backups")
+        node = fleet.inventory.node("yellow1")
+        given = "AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=hu+sh/=\n"
+        (fleet.netboot.state / "yellow1/restic-keys").write_text(given)
+        first = rotate(fleet.inventory, fleet.netboot, node, gateway=None)
+        assert (first.repository, first.roots, first.removed) == (False, 1, 0)
+        done = fleet.back_up("yellow1")
+        assert done.returncode == 0, done.stdout
+        old = repository(fleet.inventory, fleet.netboot, node)
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=None).removed == 1
+        with pytest.raises(CommandError, match="wrong password"):
+            snapshots(old)
+        done = fleet.back_up("yellow1")
+        assert done.returncode == 0, done.stdout
+        assert fleet.metric("yellow1", "upkeep_exit_code") == 0
+        of = repository(fleet.inventory, fleet.netboot, node)
+        assert restore(of, tmp_path / "back", include=["/etc/hostname"]) == 1
+    finally:
+        server.stop()
 
 
 def test_a_node_without_a_repository_does_nothing(tmp_path: Path) -> None:
