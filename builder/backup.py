@@ -17,12 +17,11 @@ from builder.errors import HostError, InputError, Problem
 from builder.inventory import Inventory, Node
 from builder.inventory_models import Backup
 from builder.netboot import Netboot
-from builder.node_state import backup_keys, read_state
+from builder.node_state import BACKUP_CA, backup_ca, backup_keys, read_state
 from builder.run import Completed, find_tool, run
 
 _PATIENCE = 120  # seconds to list or open a repository
 _TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
-CA = "overlays/node/etc/pibuild/backup-ca.pem"  # beside cluster.yaml; nodes get it as any other file there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +95,12 @@ def node_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
     }
 
 
+def own_ca(inventory: Inventory) -> Path | None:
+    """Return the certificates that a person trusts for the store, which nodes get as any other file there."""
+    path = inventory.path.resolve().parent / "overlays/node" / BACKUP_CA.removeprefix("/")
+    return path if path.is_file() else None
+
+
 def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str = "") -> Repository:
     """Return a node's repository as its state opens it; `base` is another place than the inventory's.
 
@@ -109,13 +114,13 @@ def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str 
     if state is None:
         hint = "pibuild backup gateway makes it, and explode; --dest names another directory"
         raise InputError(Problem(message=f"{netboot.state} holds no state of {node.name}", hint=hint))
-    ca = inventory.path.resolve().parent / CA
+    ca = own_ca(inventory) or backup_ca(netboot)
     return Repository(
         node=node.name,
         url=url_of(where, node),
         password=(netboot.state / node.name / "restic-password").read_text().strip(),
         keys=dict(line.split("=", 1) for line in backup_keys(netboot, node).decode().splitlines() if "=" in line),
-        ca=ca if ca.is_file() else None,
+        ca=ca if where.startswith("rest:https:") and ca.is_file() else None,
     )
 
 

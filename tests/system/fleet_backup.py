@@ -51,6 +51,15 @@ class Fleet:
     def store(self) -> Path:
         return self.home / "store"
 
+    @property
+    def image(self) -> Path:
+        return self.home / "small.img"
+
+    def explode(self) -> None:
+        """Make the nodes' roots of what the inventory and their state say now."""
+        nodes = self.inventory.select(NODES)
+        explode(self.inventory, nodes, self.netboot.dest, ExplodeOptions(image=self.image, method="copy"))
+
     def root(self, node: str) -> Path:
         return (self.netboot.dest / "nfs" / node).resolve()
 
@@ -111,6 +120,9 @@ class Fleet:
     def _server(self) -> list[str | Path]:
         server = program("restic-rest-server", "usr/bin/restic-rest-server")
         options = gateway_options(self.home / "gateway/users.htpasswd")
+        tls = self.home / "gateway/tls.env"
+        if tls.is_file():
+            options += shlex.split(shlex.split(tls.read_text())[0].partition("=")[2])
         return [server, "--path", self.store, "--listen", f"127.0.0.1:{self.port}", *options]
 
 
@@ -122,9 +134,12 @@ def gateway_options(users: Path) -> list[str]:
 
 
 def make_fleet(home: Path, *, repository: str = "", **more: object) -> Fleet:
-    """Explode two nodes from a small image, with the backup part's files; `more` is of `cluster: backup:`."""
+    """Explode two nodes from a small image, with the backup part's files.
+
+    PORT in `repository` is the gateway's; `more` is what else stands in `cluster: backup:`.
+    """
     port = _free_port()
-    where = repository or f"rest:http://127.0.0.1:{port}"
+    where = repository.replace("PORT", str(port)) or f"rest:http://127.0.0.1:{port}"
     settings: dict[str, object] = {"repository": where, **more}
     if where.startswith("rest:"):
         settings["gateway"] = "pi_login"
@@ -142,8 +157,8 @@ def make_fleet(home: Path, *, repository: str = "", **more: object) -> Fleet:
     for name in ("store", "gateway", "textfile"):
         (home / name).mkdir()
     _keep_arguments(local / "bin/restic")
-    nodes = fleet.inventory.select(NODES)
-    explode(fleet.inventory, nodes, fleet.netboot.dest, ExplodeOptions(image=_image(fleet.netboot.dest), method="copy"))
+    _make_image(fleet.image)
+    fleet.explode()
     return fleet
 
 
@@ -153,12 +168,11 @@ def _keep_arguments(path: Path) -> None:
     path.chmod(0o755)
 
 
-def _image(dest: Path) -> Path:
+def _make_image(image: Path) -> None:
     """Make a generation with just what a node's root needs to run the backup's programs."""
-    image = dest.parent / "small.img"
     image.write_text("small")
     digest = file_digest(image)
-    home = dest / "generations" / digest[:12]
+    home = image.parent / "netboot/generations" / digest[:12]
     root = home / "root"
     for path in ("etc/ssh", "home/ubuntu", "usr/share/zoneinfo/Europe", "var/lib", "var/cache", "boot/firmware"):
         (root / path).mkdir(parents=True)
@@ -173,7 +187,6 @@ def _image(dest: Path) -> Path:
     (home / "boot/cmdline.txt").write_text("console=tty0\n")
     meta = {"sha256": digest, "boot_mount": "/boot/firmware", "capabilities": {}}
     (home / "meta.json").write_text(json.dumps(meta))
-    return image
 
 
 def read_metrics(path: Path) -> dict[str, float]:

@@ -278,6 +278,24 @@ def test_a_repository_on_a_path_is_kept_by_the_node_itself(tmp_path: Path) -> No
     assert "/home/ubuntu/left.tmp" not in listed
 
 
+def test_over_tls_a_node_trusts_the_gateways_certificate_alone(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, repository="rest:https://127.0.0.1:PORT")
+    node = fleet.inventory.node("yellow1")
+    with fleet.served() as gateway:
+        strange = fleet.back_up("yellow1", BACKUP_PATIENCE="5")  # exploded before there was a certificate
+        assert strange.returncode != 0
+        assert "certificate" in strange.stdout
+        fleet.explode()
+        done = fleet.back_up("yellow1")
+        assert done.returncode == 0, done.stdout
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 1
+        assert fleet.back_up("yellow1").returncode == 0
+        assert len(snapshots(repository(fleet.inventory, fleet.netboot, node))) == 2
+    key = (fleet.netboot.state / ".cluster/backup-ca.key").read_text()
+    assert (fleet.netboot.state / ".cluster/backup-ca.key").stat().st_mode & 0o777 == 0o600
+    assert key.strip() not in (fleet.root("yellow1") / "etc/pibuild/backup-ca.pem").read_text()
+
+
 def test_a_bucket_holds_backups_and_rotated_keys_leave_it(tmp_path: Path) -> None:
     """S3 as moto's server speaks it; the bucket's keys are what a person has put into the node's state."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
