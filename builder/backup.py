@@ -6,10 +6,11 @@ What opens a repository comes from the node's state and reaches restic through i
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jinja2
 
@@ -26,13 +27,14 @@ _TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A node's repository and what opens it. `url` holds no secret."""
+    """A node's repository and what opens it. `url` holds no secret; `identity` is the node's ssh key, for sftp."""
 
     node: str
     url: str
     password: str
     keys: Mapping[str, str]
     ca: Path | None = None
+    identity: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return restic's environment. The password of a rest-server is in the URL, as restic before 0.16 needs it."""
@@ -48,14 +50,20 @@ class Repository:
         """Run restic on it. Raises CommandError, HostError."""
         restic = find_tool("restic", package="restic")
         ca = ("--cacert", self.ca) if self.ca else ()  # the variable is unknown to releases before 0.16
-        sftp = ("-o", f"sftp.args={_SFTP}") if self.url.startswith("sftp:") else ()
+        sftp = ("-o", f"sftp.command={self.ssh()}") if self.url.startswith("sftp:") else ()
         command = (restic, "--no-cache", *ca, *sftp, *words)
         what = f"{self.node}'s backups in {self.url}"
         hint = "does the store answer, and does it know the node? pibuild backup gateway" if check else ""
         return run(command, env=self.environment(), timeout=timeout, check=check, what=what, hint=hint)
 
-
-_SFTP = "-o BatchMode=yes -o ConnectTimeout=30 -o StrictHostKeyChecking=accept-new"
+    def ssh(self) -> str:
+        """Return the command that reaches the store of sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH."""
+        where = self.url.removeprefix("sftp:")
+        parts = urlsplit(where)
+        host = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
+        there = ["-p", str(parts.port or 22), host] if where.startswith("//") else [where.partition(":")[0]]
+        options = ["-i", str(self.identity), "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]
+        return shlex.join(["ssh", *options, "-o", "StrictHostKeyChecking=accept-new", *there, "-s", "sftp"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +129,7 @@ def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str 
         password=(netboot.state / node.name / "restic-password").read_text().strip(),
         keys=dict(line.split("=", 1) for line in backup_keys(netboot, node).decode().splitlines() if "=" in line),
         ca=ca if where.startswith("rest:https:") and ca.is_file() else None,
+        identity=netboot.state / node.name / "ssh_host_ed25519_key",
     )
 
 

@@ -21,8 +21,8 @@ from builder.console import note
 from builder.errors import InputError
 from builder.hashing import file_digest
 from builder.run import CommandError, run
-from tests.system.fleet_backup import Fleet, answer, make_fleet, read_metrics, tree_size
-from tests.trixie import program
+from tests.system.fleet_backup import PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
+from tests.trixie import program, unpacked
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
 BACKUP = "/usr/local/lib/pibuild/backup"
@@ -330,3 +330,31 @@ def test_a_node_without_a_repository_does_nothing(tmp_path: Path) -> None:
     (fleet.root("yellow1") / "etc/pibuild/backup.env").write_text("")
     assert fleet.back_up("yellow1").returncode == 78
     assert not list((fleet.home / "textfile/yellow1").iterdir())
+
+
+UNITS = ("pibuild-backup.service", "pibuild-backup-upkeep.service", "restic-rest-server.service")
+
+
+@pytest.fixture(scope="module")
+def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the units of both parts, over Debian's unit of the server."""
+    root = tmp_path_factory.mktemp("units")
+    shutil.copytree(unpacked("restic-rest-server") / "usr/lib/systemd", root / "usr/lib/systemd")
+    for part in ("backup", "backup-gateway"):
+        shutil.copytree(PROJECT / "overlays" / part / "etc", root / "etc", dirs_exist_ok=True)
+        shutil.copytree(PROJECT / "overlays" / part / "usr", root / "usr", dirs_exist_ok=True)
+    return root
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_are_shut_in(unit: str, units: Path) -> None:
+    argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=25", f"--root={units}", unit]
+    done = run(argv, check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def test_systemd_understands_every_line_of_the_units(units: Path) -> None:
+    timers = ("pibuild-backup.timer", "pibuild-backup-upkeep.timer")
+    paths = [units / "etc/systemd/system" / name for name in (*UNITS[:2], *timers)]
+    done = run(["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", *paths], check=False, merge=True)
+    assert [line for line in done.stdout.splitlines() if "is not executable" not in line] == []

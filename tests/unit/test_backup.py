@@ -69,13 +69,27 @@ def test_paths_and_patterns_are_lines(tmp_path: Path) -> None:
 
 def test_the_password_of_a_server_goes_into_the_environment_quoted() -> None:
     keys = {"RESTIC_REST_USERNAME": "a", "RESTIC_REST_PASSWORD": "p@ss/word", "AWS_REGION": "x"}
-    of = Repository(node="a", url="rest:https://backup.example:8000/a/", password="hush", keys=keys)  # noqa: S106
+    of = Repository(node="a", url="rest:https://backup.example:8000/a/", password="hush", keys=keys)
     assert of.environment() == {
         "RESTIC_REPOSITORY": "rest:https://a:p%40ss%2Fword@backup.example:8000/a/",
         "RESTIC_PASSWORD": "hush",
         "RESTIC_PROGRESS_FPS": "0.01",
         "AWS_REGION": "x",
     }
+
+
+@pytest.mark.parametrize(
+    ("url", "there"),
+    [
+        ("sftp:pi@backup.example:/srv/backup/a", "pi@backup.example"),
+        ("sftp:backup:/srv/backup/a", "backup"),
+        ("sftp://pi@backup.example:2222//srv/backup/a", "-p 2222 pi@backup.example"),
+    ],
+)
+def test_the_nodes_own_key_opens_a_store_by_ssh(url: str, there: str) -> None:
+    of = Repository(node="a", url=url, password="hush", keys={}, identity=Path("/state/a/key"))
+    options = "-o BatchMode=yes -o ConnectTimeout=30 -o StrictHostKeyChecking=accept-new"
+    assert of.ssh() == f"ssh -i /state/a/key {options} {there} -s sftp"
 
 
 @pytest.mark.parametrize("repository", ["/srv/'b", "/srv/$(reboot)", "s3:https://a.example/b c", "rest:https://"])
