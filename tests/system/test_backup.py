@@ -157,6 +157,16 @@ def test_a_rotated_out_password_opens_nothing(fleet: Fleet) -> None:
     assert not list((fleet.netboot.state / "yellow1").glob("*.next"))
 
 
+def test_a_node_takes_its_passwords_whole_or_not_at_all(fleet: Fleet) -> None:
+    etc = fleet.root("yellow1") / "etc/restic"
+    before = {path.name: path.read_text() for path in etc.iterdir()}
+    assert fleet.on("yellow1", BACKUP, "secrets").returncode == 65
+    assert {path.name: path.read_text() for path in etc.iterdir()} == before
+    assert fleet.on("yellow1", BACKUP, "secrets", stdin=b"new\nRESTIC_REST_USERNAME=a\nB=c\n").returncode == 0
+    after = {path.name: (path.read_text(), path.stat().st_mode & 0o777) for path in etc.iterdir()}
+    assert after == {"password": ("new\n", 0o600), "keys": ("RESTIC_REST_USERNAME=a\nB=c\n", 0o600)}
+
+
 def test_a_rotation_that_was_stopped_is_finished_by_the_next(fleet: Fleet) -> None:
     node = fleet.inventory.node("yellow1")
     with fleet.served() as gateway:

@@ -194,7 +194,7 @@ def test_a_rotated_out_password_opens_nothing_and_the_node_goes_on(gate: Gate) -
     netboot, node = gate.lab.lab.netboot, gate.node.node
     with gate.lab.lab.entered():
         old = repository(gate.inventory, netboot, node)
-        rotate(gate.inventory, netboot, gate.inventory.node(gate.name), gateway=gate.gateway, push=False)
+        rotate(gate.inventory, netboot, gate.inventory.node(gate.name), gateway=gate.gateway, push=True)
         with pytest.raises(PibuildError, match="401"):
             snapshots(old)
     stale = program("restic", "usr/bin/restic")
