@@ -22,7 +22,7 @@ BIN := .venv/bin
 
 PACKAGES := \
 	apache2-utils bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
-	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
+	libparted-dev mmdebstrap mtools openssh-client openssl pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
 	qemu-utils restic util-linux xz-utils zstd
 
 # What tests and the netboot test need: file systems, and servers that they run in namespaces of their own. On this
