@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,12 +213,14 @@ class Textfiles:
             due += self.interval
 
 
-def prometheus(directory: Path, port: int) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def prometheus(directory: Path, port: int) -> Iterator[None]:
     """Run Prometheus as a store, with the file and the options of its part."""
     env = environment((OVERLAYS / "store-prometheus/etc/default/prometheus").read_text())
     words = env["ARGS"].replace("127.0.0.1:9090", f"127.0.0.1:{port}").split()
     config = OVERLAYS / "store-prometheus/etc/prometheus/prometheus.yml"
     own: Mapping[str, Path] = {"--config.file": config, "--storage.tsdb.path": directory}
-    return spawn(
-        [program("prometheus", "/usr/bin/prometheus"), *words, *(f"{name}={path}" for name, path in own.items())]
-    )
+    words += [f"{name}={path}" for name, path in own.items()]
+    with spawn([program("prometheus", "/usr/bin/prometheus"), *words]):
+        wait_for("prometheus", lambda: "Ready" in get(port, "/-/ready"))
+        yield
