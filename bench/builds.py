@@ -7,14 +7,20 @@ the last layer and nothing else.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.measure import Measured, measure, occupied
+from bench.results import Result
 from builder import console
+from builder.cache import remove_tree
 
 _ON_TOP = """\
 name: bench
@@ -28,30 +34,24 @@ layers:
           - path: /etc/bench
             content: "{{{{ bench_stamp }}}}"
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One row. `seconds` and `memory` (bytes, peak) are None where they are not what the benchmark measures."""
-
-    name: str
-    seconds: float | None = None
-    memory: int | None = None
-    note: str = ""
+_OPAQUE = "trusted.overlay.opaque"  # overlayfs: a directory that hides those of its name below
+Report = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """Where the builds of one run of the benchmarks happen."""
+    """Where one run of the benchmarks happens; `given` is an image to explode in place of the one built here."""
 
     directory: Path
     recipe: Path
     options: tuple[str, ...] = ()
+    given: Path | None = None
+    cluster: Path = Path("cluster.yaml")
     command: tuple[str, ...] = field(default=(sys.executable, "-m", "builder"))
 
     @property
     def cache(self) -> Path:
-        """The layer cache; empty when the benchmarks begin."""
+        """The cache of the builds; empty when the benchmarks begin."""
         return self.directory / "cache"
 
     @property
@@ -59,82 +59,129 @@ class Bench:
         """Where images are published."""
         return self.directory / "output"
 
+    @property
+    def on_top(self) -> Path:
+        """The recipe with the layer on top."""
+        return self.directory / "bench.yaml"
+
     def prepare(self) -> None:
         """Write the recipe with the layer on top."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "bench.yaml").write_text(_ON_TOP.format(recipe=self.recipe.resolve()))
+        self.on_top.write_text(_ON_TOP.format(recipe=self.recipe.resolve()))
 
-    def build(self, *more: str) -> Measured:
-        """Build, in a process of its own. Raises CommandError when it fails."""
-        argv: list[str | Path] = [
-            *self.command,
-            "build",
-            self.directory / "bench.yaml",
-            "--output",
-            self.output,
-            *self.options,
-            *more,
-        ]
-        return measure(argv, env={"PIBUILD_CACHE": str(self.cache)}, cwd=Path.cwd())
+    def build(self, *more: str, recipe: Path | None = None) -> tuple[Measured, Report]:
+        """Build, in a process of its own; return what it took and what it says. Raises CommandError when it fails."""
+        argv = ["build", str(recipe or self.on_top), "--output", str(self.output), *self.options, *more, "--json"]
+        built = self.pibuild(*argv)
+        return built, json.loads(built.stdout)
+
+    def pibuild(self, *words: str | Path) -> Measured:
+        """Run pibuild with the cache of the benchmarks."""
+        return measure([*self.command, *words], env={"PIBUILD_CACHE": str(self.cache)}, cwd=Path.cwd())
+
+    def image(self) -> Path:
+        """Return a published image, built now unless there is one."""
+        if self.given:
+            return self.given
+        latest = self.output / "bench" / "latest"
+        if not (latest.exists() and (self.cache / "layers").exists()):
+            with console.progress("cold build (others need its cache)"):
+                self.build()
+        return latest
 
 
-def cold(bench: Bench) -> Result:
+def cold(bench: Bench) -> Iterator[Result]:
     """Build with nothing cached: bootstrap, every package downloaded, every layer run, the image written."""
-    built = bench.build()
-    return Result(name="cold build", seconds=built.seconds, memory=built.memory, note="empty cache, downloads included")
+    for directory in (bench.cache, bench.output):
+        if directory.exists():
+            remove_tree(directory)
+    built, report = bench.build()
+    note = f"empty cache, downloads included; {phases(report)}"
+    yield Result(name="cold build", seconds=built.seconds, memory=built.memory, note=note)
 
 
-def unchanged(bench: Bench) -> Result:
+def unchanged(bench: Bench) -> Iterator[Result]:
     """Build the same recipe again."""
-    built = bench.build()
-    return Result(name="no-change build", seconds=built.seconds, memory=built.memory, note="must stay under 5 s")
+    bench.image()
+    built, _ = bench.build()
+    yield Result(name="no-change build", seconds=built.seconds, memory=built.memory, most=5)
 
 
-def last_layer(bench: Bench) -> Result:
-    """Build with one file of the last layer changed."""
-    built = bench.build("--set", "bench_stamp=second")
-    return Result(name="last-layer change", seconds=built.seconds, memory=built.memory, note="one layer and publishing")
+def last_layer(bench: Bench) -> Iterator[Result]:
+    """Build with one file of the last layer changed, to the finished and compressed image."""
+    bench.image()
+    built, report = bench.build("--set", "bench_stamp=second")
+    note = f"to the compressed image; {phases(report)}"
+    yield Result(name="last-layer change", seconds=built.seconds, memory=built.memory, most=20, note=note)
 
 
-def publish(bench: Bench) -> Result:
+def publish(bench: Bench) -> Iterator[Result]:
     """Build with every layer cached and no image there."""
+    bench.image()
     shutil.rmtree(bench.output)
-    built = bench.build()
-    return Result(name="publish alone", seconds=built.seconds, memory=built.memory, note="every layer cached")
+    built, _ = bench.build()
+    yield Result(name="publish alone", seconds=built.seconds, memory=built.memory, note="every layer cached")
 
 
-def layers_only(bench: Bench) -> Result:
+def layers_only(bench: Bench) -> Iterator[Result]:
     """Build with everything fetched already and no layer cached: what building itself takes."""
-    shutil.rmtree(bench.cache / "layers")
+    bench.image()
+    remove_tree(bench.cache / "layers")
     shutil.rmtree(bench.output)
-    built = bench.build()
-    return Result(name="rebuild, downloads cached", seconds=built.seconds, memory=built.memory, note="no layer cached")
+    built, report = bench.build()
+    note = f"no layer cached; {phases(report)}"
+    yield Result(name="rebuild, downloads cached", seconds=built.seconds, memory=built.memory, note=note)
 
 
-def disk(bench: Bench) -> Result:
+def disk(bench: Bench) -> Iterator[Result]:
     """Count what the cache and the published images take on disk after the builds above."""
-    cache, output = occupied(bench.cache), occupied(bench.output)
-    return Result(name="disk used", note=f"cache {console.size(cache)}, published {console.size(output)}")
+    bench.image()
+    for what, where in (("cache", bench.cache), ("published images", bench.output)):
+        yield Result(name=f"disk: {what}", disk=occupied(where))
 
 
-BENCHMARKS: dict[str, Callable[[Bench], Result]] = {
-    "cold": cold,
-    "unchanged": unchanged,
-    "last-layer": last_layer,
-    "publish": publish,
-    "rebuild": layers_only,
-    "disk": disk,
-}
+def parts(bench: Bench) -> Iterator[Result]:
+    """Count what each layer brings into the image: its files that no later layer replaces or takes away."""
+    bench.image()
+    _, report = bench.build()
+    names = [layer["name"] for layer in report["layers"]]
+    sizes = shares([bench.cache / "layers" / layer["key"] / "fs" for layer in report["layers"]])
+    for name, size in zip(names, sizes, strict=True):
+        yield Result(name=f"in the image: {name}", disk=size, note=f"{size / 1e6:.1f} MB")
 
 
-def results(bench: Bench, names: tuple[str, ...]) -> Iterator[Result]:
-    """Run benchmarks in their order, the cold build always first because the others need its cache."""
-    bench.prepare()
-    if "cold" not in names and not bench.cache.exists():
-        with console.progress("cold build (the others need its cache)"):
-            cold(bench)
-    for name, benchmark in BENCHMARKS.items():
-        if name in names:
-            with console.progress(name):
-                result = benchmark(bench)
-            yield result
+def phases(report: Report) -> str:
+    """Return the seconds of the phases of a build: the layers it made, the image, and the rest."""
+    made = [layer for layer in report["layers"] if layer["made"]]
+    layers = sum(layer["seconds"] for layer in made)
+    rest = report["seconds"] - layers - report["publish_seconds"]
+    return f"{len(made)} layers {layers:.1f} s, image {report['publish_seconds']:.1f} s, the rest {rest:.1f} s"
+
+
+def shares(layers: Sequence[Path]) -> list[int]:
+    """Return the bytes on disk that each of some overlay layers, the lowest first, has in the tree they make."""
+    sizes: list[int] = []
+    seen: set[str] = set()  # paths that a layer above decides: those below are not in the tree
+    hidden: set[str] = set()  # paths below which nothing of lower layers shows
+    for layer in reversed(layers):
+        total, above = 0, (frozenset(seen), frozenset(hidden))
+        inodes: set[int] = set()
+        for directory, names, files in os.walk(layer):
+            inside = os.path.relpath(directory, layer)
+            if inside in above[1]:
+                names.clear()
+                continue
+            if _OPAQUE in os.listxattr(directory):
+                hidden.add(inside)
+            for name in (*names, *files):
+                path, facts = os.path.normpath(f"{inside}/{name}"), (Path(directory) / name).lstat()
+                if path in above[0] or path in above[1]:
+                    continue
+                if not stat.S_ISDIR(facts.st_mode):
+                    hidden.add(path)
+                seen.add(path)
+                if facts.st_ino not in inodes:
+                    total += facts.st_blocks * 512  # stat(2): st_blocks counts 512 bytes
+                    inodes.add(facts.st_ino)
+        sizes.append(total)
+    return sizes[::-1]

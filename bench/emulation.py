@@ -1,4 +1,4 @@
-"""What emulation costs: the same layers made with native tools and fully emulated, and packages installed natively.
+"""What emulation costs: the same layers made with native tools and fully emulated, and the packages natively for amd64.
 
 The packages are downloaded before anything is measured. Times of layers are those that the build itself reports.
 """
@@ -7,81 +7,131 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.builds import Bench, Result
+from bench.builds import Bench, Report
 from bench.measure import measure
+from bench.results import Result, ratio
 from builder import console
+from builder.cache import remove_tree
 from builder.run import find_tool
 
-WAYS = ("native-tools", "full")
 SUITE = "trixie"
-# 80 packages with python, a kernel, and the making of an initramfs, each a layer
-WORK = """\
-name: work
-base:
-  bootstrap:
-    distribution: debian
-    suite: trixie
-    include: [systemd-sysv, udev, kmod, initramfs-tools, zstd, ca-certificates]
-boards: [pi4]
-disk:
-  boot: {size: 256M, label: bootfs, mount: /boot/firmware}
-  root: {size: auto, slack: 15%, label: rootfs, identify: partuuid}
+# Pieces of work on top of the recipe: 80 packages with python, and the making of an initramfs; the recipe itself has a
+# kernel to install.
+PIECES = """\
+name: pieces
+extends: [{recipe}]
 layers:
   - name: python
     steps:
-      - packages: {install: [python3, python3-flask, gunicorn, podman, git, vim, fuse-overlayfs]}
-  - name: kernel
-    steps:
-      - packages: {install: [linux-image-arm64]}
+      - packages:
+          install: [python3, python3-flask, gunicorn, podman, git, vim, python3-requests, python3-yaml, python3-jinja2]
   - name: initramfs
     steps:
-      - run: {script: update-initramfs -u}
+      - run: {{script: update-initramfs -u}}
 """
 _ARM64_ONLY = re.compile(r"^(raspi-|linux-image-)")
+_DEB = re.compile(r"^ *- (\S+) \S+ \S+ [0-9a-f]{64} ", re.MULTILINE)
 
 
-def both_ways(bench: Bench, recipe: Path, ways: tuple[str, ...] = WAYS) -> Iterator[Result]:
-    """Build a recipe each way with all packages here and no layer cached: a row for the whole and for every layer."""
-    _build(bench, recipe, "auto")
-    for way in ways:
-        shutil.rmtree(bench.cache / "layers")
-        with console.progress(f"{recipe.stem}, {way}"):
-            seconds, report = _build(bench, recipe, way)
-        yield Result(name=f"{recipe.stem}, {way}", seconds=seconds, note="downloads cached, image included")
-        for layer in report["layers"]:
-            yield Result(name=f"  {layer['name']}", seconds=layer["seconds"])
-        yield Result(name="  publish", seconds=report["publish_seconds"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A root made from package files: the seconds until it was there, image left out, and what the build says."""
+
+    seconds: float
+    report: Report
 
 
-def _build(bench: Bench, recipe: Path, way: str) -> tuple[float, dict[str, Any]]:
-    shutil.rmtree(bench.output, ignore_errors=True)
-    argv: list[str | Path] = [*bench.command, "build", recipe, "--json", "--emulation", way, "--output", bench.output]
-    built = measure([*argv, *bench.options], env={"PIBUILD_CACHE": str(bench.cache)}, cwd=Path.cwd())
-    report: dict[str, Any] = json.loads(built.stdout)
-    return built.seconds, report
+def make_root(bench: Bench) -> Root:
+    """Build with package files and native tools here and nothing else: lists, resolution and layers anew."""
+    if not (bench.cache / "archives").exists():
+        with console.progress("cold build (brings the packages)"):
+            bench.build(recipe=bench.recipe)
+    for name in ("layers", "lists", "resolutions"):
+        if (bench.cache / name).exists():
+            remove_tree(bench.cache / name)
+    with console.progress(f"{bench.recipe.stem}, native tools"):
+        built, report = bench.build("--emulation", "native-tools", recipe=bench.recipe)
+    return Root(seconds=built.seconds - report["publish_seconds"], report=report)
+
+
+def emulation(bench: Bench) -> Iterator[Result]:
+    """Build the recipe with native tools, both ways for comparison, and install its packages natively for amd64."""
+    root = make_root(bench)
+    layers = sum(layer["seconds"] for layer in root.report["layers"])
+    note = "package files and native tools cached, no layer, no list"
+    yield Result(name="native tools: root", seconds=root.seconds, note=note)
+    yield Result(name="  lists, resolving, opening", seconds=root.seconds - layers)
+    yield from (Result(name=f"  {layer['name']}", seconds=layer["seconds"]) for layer in root.report["layers"])
+    yield Result(name="native tools: image", seconds=root.report["publish_seconds"])
+    with console.progress("the same packages, natively for amd64"):
+        native = native_packages(bench)
+    yield native
+    yield ratio("native tools / native amd64", root.seconds, native.seconds or 0, most=1.5)
+    remove_tree(bench.cache / "layers")
+    with console.progress(f"{bench.recipe.stem}, both ways"):
+        _, report = bench.build("--emulation", "native-tools", "--verify-emulation", recipe=bench.recipe)
+    (bench.directory / "both-ways.json").write_text(json.dumps(report))
+    yield from both_ways(report, rest=root.seconds - layers)
+
+
+def both_ways(report: Report, *, rest: float) -> Iterator[Result]:
+    """Return the rows of a build that was verified. `rest` are the seconds that both ways take besides layers."""
+    for layer in report["layers"]:
+        yield ratio(f"  {layer['name']}: full / native tools", layer["full_seconds"], layer["seconds"])
+    fast, full = (sum(layer[field] for layer in report["layers"]) for field in ("seconds", "full_seconds"))
+    yield ratio("all layers: full / native tools", full, fast, least=6)
+    both = rest + report["publish_seconds"]
+    yield ratio("whole build with image: full / native tools", full + both, fast + both, least=6)
+    yield Result(name="differences between the two", note=f"{len(report['differences'])}")
+
+
+def pieces(bench: Bench) -> Iterator[Result]:
+    """Measure single pieces of work each way: 80 packages with python, a kernel, an initramfs."""
+    recipe = bench.directory / "pieces.yaml"
+    recipe.write_text(PIECES.format(recipe=bench.recipe.resolve()))
+    _, first = bench.build("--emulation", "native-tools", recipe=recipe)
+    keys = {layer["name"]: layer["key"] for layer in first["layers"]}
+    found: dict[str, dict[str, float]] = {}
+    for way in ("native-tools", "full"):
+        for name in ("kernel", "python", "initramfs"):
+            remove_tree(bench.cache / "layers" / keys[name])
+        with console.progress(f"kernel, 80 packages, initramfs: {way}"):
+            _, report = bench.build("--emulation", way, recipe=recipe)
+        found[way] = {layer["name"]: layer["seconds"] for layer in report["layers"] if layer["made"]}
+    titles = {"python": "80 packages with python", "kernel": "kernel package", "initramfs": "update-initramfs -u"}
+    for name, title in titles.items():
+        yield ratio(f"{title}: full / native tools", found["full"][name], found["native-tools"][name])
 
 
 def packages_of(lock_text: str) -> list[str]:
-    """Return the names of a lock's packages that an amd64 root can have too, the kernel replaced by amd64's."""
-    names = re.findall(r"^ *- (\S+) \S+ \S+ [0-9a-f]{64} ", lock_text, re.MULTILINE)
-    return [*sorted({name for name in names if not _ARM64_ONLY.match(name)}), "linux-image-amd64"]
+    """Return the names of a lock's packages, sorted."""
+    return sorted(set(_DEB.findall(lock_text)))
+
+
+def for_amd64(names: list[str]) -> list[str]:
+    """Return those packages that an amd64 root can have too, the kernel replaced by amd64's."""
+    return [*(name for name in names if not _ARM64_ONLY.match(name)), "linux-image-amd64"]
+
+
+def lock_of(bench: Bench) -> str:
+    """Return the text of the lock that the recipe was last built with."""
+    return (bench.output / bench.recipe.stem / "latest/lock.yaml").read_text()
 
 
 def native_packages(bench: Bench) -> Result:
-    """Install the packages of the last image for amd64, with nothing emulated: the speed to come close to."""
-    (lock,) = bench.output.glob("*/latest/lock.yaml")
-    names = packages_of(lock.read_text())
-    archives = bench.directory / "archives"
+    """Install the packages of the recipe for amd64, with nothing emulated: the speed to come close to."""
+    names = for_amd64(packages_of(lock_of(bench)))
+    archives = bench.directory / "amd64"
     archives.mkdir(exist_ok=True)
     argv: list[str | Path] = [
         find_tool("mmdebstrap", package="mmdebstrap"),
         "--architectures=amd64",
         "--variant=essential",
+        "--format=null",
         "--components=main,non-free-firmware",
         '--aptopt=Apt::Install-Recommends "false"',
         "--skip=download/empty,essential/unlink,cleanup/apt/cache",
@@ -89,26 +139,9 @@ def native_packages(bench: Bench) -> Result:
         f'--customize-hook=cp -u "$1"/var/cache/apt/archives/*.deb {archives}/',
         f"--include={','.join(names)}",
         SUITE,
-        # not kept: an interrupted mmdebstrap leaves a mount of the host in its root, which nobody may then remove
         "/dev/null",
     ]
     for _ in ("with downloads", "without"):
         made = measure(argv)
-    return Result(
-        name="the same packages, amd64",
-        seconds=made.seconds,
-        memory=made.memory,
-        note=f"mmdebstrap, {len(names)} packages, downloads cached, no image",
-    )
-
-
-def results(bench: Bench) -> Iterator[Result]:
-    """Measure the recipe and the single pieces of work each way, and the recipe's packages natively."""
-    bench.prepare()
-    work = bench.directory / "work.yaml"
-    work.write_text(WORK)
-    yield from both_ways(bench, bench.directory / "bench.yaml")
-    with console.progress("the same packages, amd64"):
-        native = native_packages(bench)
-    yield native
-    yield from both_ways(bench, work)
+    note = f"mmdebstrap, {len(names)} packages with a kernel and its initramfs, package files cached, no image"
+    return Result(name="the same packages, amd64", seconds=made.seconds, memory=made.memory, note=note)

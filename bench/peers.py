@@ -1,56 +1,78 @@
-"""Other builders on the same task, as far as they are installed."""
+"""Another builder on the same task: mkosi, which makes the recipe's packages a directory, fully emulated."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.builds import Result
+from bench.builds import Bench
+from bench.emulation import SUITE, lock_of, make_root, packages_of
 from bench.measure import measure
-from builder import console
-from builder.run import find_tool
+from bench.results import Result, ratio
+from builder import console, mounts
+from builder.emulation import full_emulation
+from builder.errors import HostError
+from builder.mirrors import candidate_sources, find_keyring
+from builder.run import find_tool, run
 
-SUITE = "trixie"
-PACKAGES = (
-    "linux-image-arm64",
-    "openssh-server",
-    "prometheus-node-exporter",
-    "raspi-firmware",
-    "restic",
-    "systemd-sysv",
-)
+_MAJOR = 14  # Debian 12's: later ones take other options
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
-def bootstrap_by_hand(directory: Path) -> Result:
-    """Run mmdebstrap and mke2fs in a row: the least that a script without cache, lock or fixed result needs.
+def mkosi(bench: Bench) -> Iterator[Result]:
+    """Make the recipe's root, then let mkosi make a directory of the same packages, package files cached for both."""
+    program = find_tool("mkosi", package="mkosi")
+    version = re.findall(r"\d+", run([program, "--version"]).stdout)[0]
+    if int(version) != _MAJOR:
+        raise HostError(f"mkosi {version} takes other options than mkosi {_MAJOR}", hint="measure on Debian 12")
+    root = make_root(bench)
+    yield Result(name="native tools: root", seconds=root.seconds, note="to compare with mkosi; no image")
+    names = packages_of(lock_of(bench))
+    with console.progress("mkosi"), arm64_handler():
+        made = measure([program, *options(bench, names)])
+    note = f"mkosi {version}, directory, {len(names)} packages, package files cached"
+    yield Result(name="mkosi", seconds=made.seconds, memory=made.memory, note=note)
+    yield ratio("mkosi / native tools (goal 7)", made.seconds, root.seconds, least=4)
 
-    The host's own archive serves; the programs of the image run under the host's registered qemu-user handler.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    archive, image = directory / "root.tar", directory / "root.ext4"
-    argv: list[str | Path] = [
-        find_tool("mmdebstrap", package="mmdebstrap"),
-        "--architectures=arm64",
-        "--components=main,non-free-firmware",
-        f"--include={','.join(PACKAGES)}",
-        SUITE,
-        archive,
+
+def options(bench: Bench, names: list[str]) -> list[str | Path]:
+    """Write down what mkosi needs, and return its options; its cache of packages gets the files of ours."""
+    work = bench.directory.absolute() / "mkosi"
+    packages, skeleton, scratch = work / f"cache/debian~{SUITE}", work / "skeleton", work / "tmp"
+    for path in (packages, skeleton / "etc/apt/apt.conf.d", scratch):
+        path.mkdir(parents=True, exist_ok=True)
+    for file in (bench.cache / "archives").resolve().glob("*.deb"):
+        with contextlib.suppress(FileExistsError):
+            os.link(file, packages / file.name)
+    # mkosi hides the machine's own configuration of apt: proxies and validity checks
+    said = run([find_tool("apt-config", package="apt"), "dump", "Acquire"]).stdout
+    (skeleton / "etc/apt/apt.conf.d/00machine").write_text(said)
+    first = candidate_sources("debian", SUITE, ("main",), mirror="auto", keyring=find_keyring("debian"))[0][0]
+    return [
+        *("--distribution", "debian", "--release", SUITE, "--architecture", "aarch64", "--mirror", first.uris),
+        *("--repositories", "main,non-free-firmware", "--package", ",".join(names), "--with-docs", "yes"),
+        *("--format", "directory", "--bootable", "no", "--force", "--output", work / "root"),
+        *("--cache", work / "cache", "--skeleton-tree", skeleton, "--workspace-dir", scratch, "build"),
     ]
-    made = measure(argv)
-    root = directory / "root"
-    root.mkdir()
-    unpacked = measure(["tar", "-C", root, "-xf", archive, "--numeric-owner"])
-    written = measure([find_tool("mke2fs", package="e2fsprogs"), "-q", "-t", "ext4", "-d", root, image, "4G"])
-    return Result(
-        name="mmdebstrap and mke2fs",
-        seconds=made.seconds + unpacked.seconds + written.seconds,
-        memory=max(made.memory, unpacked.memory, written.memory),
-        note=f"{SUITE} with {len(PACKAGES)} packages, no layers, not reproducible",
-    )
 
 
-def results(directory: Path) -> Iterator[Result]:
-    """Measure every peer."""
-    with console.progress("mmdebstrap and mke2fs"):
-        result = bootstrap_by_hand(directory)
-    yield result
+@contextlib.contextmanager
+def arm64_handler() -> Iterator[None]:
+    """Have a handler for arm64 programs during the block: the machine's own, else one that ends with the block.
+
+    Needs a private mount namespace.
+    """
+    registration = full_emulation().registration()
+    mounts.mount("binfmt_misc", _BINFMT, "binfmt_misc")
+    own = _BINFMT / "pibuild"
+    try:
+        if registration and not (_BINFMT / "qemu-aarch64").exists() and not own.exists():
+            (_BINFMT / "register").write_text(registration)
+        yield
+    finally:
+        if own.exists():
+            own.write_text("-1")
+        mounts.unmount(_BINFMT)

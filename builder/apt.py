@@ -11,15 +11,17 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-from builder.cache import Cache
+from builder.cache import Cache, read_json, write_json
 from builder.errors import FetchError, StepError
 from builder.hashing import digest_of, file_digest
 from builder.run import Completed, find_tool, run
 
 _LISTS = 2  # raised when the lists are kept in another form
 _INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
+_PACKAGE = re.compile(rb"^Package: (\S+)$", re.MULTILINE)
 _REMOVE = re.compile(r"^Remv (?P<name>\S+)")
 
 
@@ -119,12 +121,21 @@ class Apt:
     def resolve(self, request: Request, installed: Iterable[Deb] = (), status: str = "") -> Resolution:
         """Return what apt would install for a request, given packages that are installed already.
 
-        `status` is a dpkg status text (an image base's own); `installed` are added to it. Raises StepError with apt's
-        words when the request cannot be met.
+        `status` is a dpkg status text (an image base's own); `installed` are added to it. An answer is remembered for
+        as long as the archive says the same. Raises StepError with apt's words when the request cannot be met.
         """
-        installed = tuple(installed)
         stanzas = [status.strip(), *(_installed_stanza(deb.control) for deb in installed)]
-        (self.directory / "status").write_text("".join(f"{stanza}\n\n" for stanza in stanzas if stanza))
+        there = "".join(f"{stanza}\n\n" for stanza in stanzas if stanza)
+        asked = digest_of([_LISTS, self._text, self.release_digest(), asdict(request), there])[:32]
+        memo = self.cache.resolutions / f"asked-{asked}.json"
+        if known := read_json(memo):
+            return Resolution(debs=tuple(Deb(**fields) for fields in known["debs"]), removes=tuple(known["removes"]))
+        answer = self._ask(request, there)
+        write_json(memo, {**answer.to_json(), "debs": [asdict(deb) for deb in answer.debs]})
+        return answer
+
+    def _ask(self, request: Request, status: str) -> Resolution:
+        (self.directory / "status").write_text(status)
         words = [*request.install, *(f"{name}-" for name in request.remove)]
         options = ["-o", f"APT::Install-Recommends={'true' if request.recommends else 'false'}"]
         done = self._apt("apt-get", ["install", "--simulate", "-y", "-q", *options, *words], check=False)
@@ -138,15 +149,25 @@ class Apt:
         return Resolution(debs=tuple(self._describe(wanted)), removes=removes)
 
     def _describe(self, wanted: Sequence[tuple[str, str]]) -> list[Deb]:
-        if not wanted:
-            return []
-        shown = self._apt("apt-cache", ["show", *(f"{name}={version}" for name, version in wanted)]).stdout
         found: dict[tuple[str, str], Deb] = {}
-        for stanza in shown.split("\n\n"):
-            deb = parse_deb(stanza)
-            if deb is not None:
-                found.setdefault((deb.name, deb.version), deb)
+        for name in {name for name, _ in wanted}:
+            for stanza in self._listed.get(name, ()):
+                deb = parse_deb(stanza.decode())
+                if deb is not None:
+                    found.setdefault((deb.name, deb.version), deb)
         return [found[key] for key in sorted(set(wanted))]
+
+    @cached_property
+    def _listed(self) -> dict[str, list[bytes]]:
+        """The stanzas of the package lists by name. apt-cache would build its caches anew for every question."""
+        found: dict[str, list[bytes]] = {}
+        for path in sorted((self.directory / "lists").glob("*_Packages")):
+            text = path.read_bytes()
+            begins = [(match.start(), match[1].decode()) for match in _PACKAGE.finditer(text)]
+            ends = [*(begin for begin, _ in begins[1:]), len(text)]
+            for (begin, name), end in zip(begins, ends, strict=True):
+                found.setdefault(name, []).append(text[begin:end])
+        return found
 
     def download(self, debs: Iterable[Deb]) -> None:
         """Bring package files into the shared archives, verified. Present ones are not fetched again.

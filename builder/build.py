@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from builder import __version__, console
+from builder.apt import Deb, is_present
 from builder.artifacts import obtain
 from builder.base_image import obtain_image
 from builder.cache import Cache
@@ -20,7 +22,7 @@ from builder.fetch import Patience
 from builder.layers import Workshop, golden_tree, layer_seconds, make_layer
 from builder.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
 from builder.mounts import enter_namespaces
-from builder.plan import Plan, make_plan, remember_plan
+from builder.plan import Plan, PlannedLayer, make_plan, remember_plan
 from builder.publish import Published, PublishRequest, find_published, publish
 from builder.recipe import Recipe, load_recipe
 from builder.recipe_models import BaseImage
@@ -50,12 +52,21 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """A layer in the summary. `made` is whether this build made it; `seconds` is how long that took, then or now."""
+    """A layer in the summary. `made` is whether this build made it; `seconds` is how long that took, then or now.
+
+    `full_seconds` is how long it took fully emulated, None unless the build was verified.
+    """
 
     name: str
     key: str
     made: bool
     seconds: float
+    full_seconds: float | None = None
+
+    def summary(self) -> str:
+        """Return its line."""
+        full = "" if self.full_seconds is None else f", fully emulated {self.full_seconds:.1f} s"
+        return f"{self.name:<16}{self.seconds:>9.1f}  {'built' if self.made else 'cached'}{full}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +86,7 @@ class Built:
         """Return what a person reads at the end: where, how big, how long, what next."""
         published = self.published
         lines = [f"{'layer':<16}{'seconds':>9}  state"]
-        lines += [
-            f"{layer.name:<16}{layer.seconds:>9.1f}  {'built' if layer.made else 'cached'}" for layer in self.layers
-        ]
+        lines += [layer.summary() for layer in self.layers]
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
         lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
@@ -106,7 +115,8 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     enter_namespaces()
     with cache.room():
         cache.prepare()
-        return _build(recipe, options, cache, begun)
+        with cache.in_use():
+            return _build(recipe, options, cache, begun)
 
 
 def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) -> Built:
@@ -118,11 +128,13 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
     made: set[str] = set()
     shop = Workshop(cache=cache, layers=cache.layers, emulation=NONE, artifacts=artifacts, attach=options.attach)
     differences: tuple[str, ...] | None = None
+    full: Mapping[str, float] = {}
     if not all(layer.cached for layer in plan.layers) or options.verify_emulation:
-        shop = _open_workshop(plan, options, cache, artifacts)
-        made = _make_layers(shop, plan)
-        if options.verify_emulation:
-            differences = _verify(shop, plan)
+        with _downloads(plan, cache, options) as packages:
+            shop = _open_workshop(plan, options, cache, artifacts)
+            made = _make_layers(shop, plan, packages)
+            if options.verify_emulation:
+                differences, full = _verify(shop, plan, packages)
     published = find_published(request) if not made else None
     publish_begun = time.monotonic()
     with golden_tree(shop, plan) as tree:
@@ -135,7 +147,10 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         recipe=recipe.name,
         published=published,
         layers=tuple(
-            LayerReport(name=x.name, key=x.key, made=x.name in made, seconds=times[x.name]) for x in plan.layers
+            LayerReport(
+                name=x.name, key=x.key, made=x.name in made, seconds=times[x.name], full_seconds=full.get(x.name)
+            )
+            for x in plan.layers
         ),
         emulation=shop.emulation.mode if made else "not needed: every layer was cached",
         seconds=time.monotonic() - begun,
@@ -163,32 +178,45 @@ def _obtain_artifacts(recipe: Recipe, options: BuildOptions, cache: Cache) -> di
 
 
 def _open_workshop(plan: Plan, options: BuildOptions, cache: Cache, artifacts: Mapping[str, Path]) -> Workshop:
-    """Bring packages, base image and native tools here, side by side, for the layers that have to be made."""
-    with ThreadPoolExecutor() as pool:
-        packages = pool.submit(_download, plan, cache, options, everything=options.verify_emulation)
-        emulation = _choose_emulation(plan, options, cache)
-        packages.result()
+    """Bring base image and native tools here, for the layers that have to be made."""
     return Workshop(
         cache=cache,
         layers=cache.layers,
-        emulation=emulation,
+        emulation=_choose_emulation(plan, options, cache),
         artifacts=artifacts,
         attach=options.attach,
         image=_base_image(plan, options, cache),
     )
 
 
-def _download(plan: Plan, cache: Cache, options: BuildOptions, *, everything: bool) -> None:
-    needed = [] if plan.layers[0].cached and not everything else list(plan.lock.base.debs)
-    for layer in plan.layers:
-        if everything or not layer.cached:
-            needed += [deb for answer in layer.answers.values() for deb in answer.debs]
-    if needed:
-        distribution, suite = plan.lock.release
-        apt = open_archive(
-            cache, distribution, suite, plan.recipe, "arm64", offline=options.offline or options.lock is None
-        )
-        apt.download(needed)
+@contextmanager
+def _downloads(plan: Plan, cache: Cache, options: BuildOptions) -> Iterator[Mapping[str, Future[None]]]:
+    """Download packages in the order of their layers while work goes on that does not need them yet.
+
+    By layer: what to wait for before it is made. Raises FetchError there.
+    """
+    needed = {
+        layer.name: [*(plan.lock.base.debs if layer is plan.layers[0] else ()), *_debs_of(layer)]
+        for layer in plan.layers
+        if options.verify_emulation or not layer.cached
+    }
+    offline = options.offline or options.lock is None  # the lists were brought up to date when the lock was made
+
+    def download(debs: list[Deb]) -> None:
+        missing = [deb for deb in debs if not is_present(cache.archives, deb)]
+        if missing:
+            distribution, suite = plan.lock.release
+            open_archive(cache, distribution, suite, plan.recipe, "arm64", offline=offline).download(missing)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            yield {name: pool.submit(download, debs) for name, debs in needed.items()}
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _debs_of(layer: PlannedLayer) -> list[Deb]:
+    return [deb for answer in layer.answers.values() for deb in answer.debs]
 
 
 def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulation:
@@ -219,18 +247,24 @@ def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
     return obtain_image(base, plan.lock.image, directory=directory, cache_dir=cache.artifacts, search=options.artifacts)
 
 
-def _make_layers(shop: Workshop, plan: Plan) -> set[str]:
+def _make_layers(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) -> set[str]:
     made = set()
     for number, layer in enumerate(plan.layers):
         if not (shop.layers / layer.key).is_dir():
+            packages[layer.name].result()
             with console.progress(f"layer {layer.name}"):
                 make_layer(shop, plan, number)
             made.add(layer.name)
     return made
 
 
-def _verify(shop: Workshop, plan: Plan) -> tuple[str, ...]:
-    """Make every layer again, fully emulated, and compare the golden trees. Raises StepError on a difference."""
+def _verify(
+    shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]
+) -> tuple[tuple[str, ...], Mapping[str, float]]:
+    """Make every layer again, fully emulated, and compare the golden trees.
+
+    Returns the differences (none) and how long each layer took. Raises StepError on a difference.
+    """
     with shop.cache.scratch("verify") as scratch:
         other = Workshop(
             cache=shop.cache,
@@ -241,7 +275,8 @@ def _verify(shop: Workshop, plan: Plan) -> tuple[str, ...]:
             image=shop.image,
         )
         console.note("verify: building every layer again, fully emulated")
-        _make_layers(other, plan)
+        _make_layers(other, plan, packages)
+        seconds = layer_seconds(other, plan)
         with golden_tree(shop, plan) as fast, golden_tree(other, plan) as slow:
             differences = tuple(str(difference) for difference in compare(fast, slow))
     if differences:
@@ -250,7 +285,7 @@ def _verify(shop: Workshop, plan: Plan) -> tuple[str, ...]:
             f"the two ways to build differ in {len(differences)} places:\n{shown}",
             hint="--emulation full is right; please report the paths above",
         )
-    return differences
+    return differences, seconds
 
 
 def _request(plan: Plan, tree: Path, options: BuildOptions, missing: tuple[str, ...]) -> PublishRequest:

@@ -107,6 +107,22 @@ class Cache:
                 remove_tree(path)
 
     @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep what is in the cache from being collected while the block runs; any number of builds at once."""
+        with _locked(self.layers, fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def unused(self) -> Iterator[None]:
+        """Run a block while no build uses the cache. Raises HostError when one does."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(_locked(self.layers, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise HostError(f"a build is using {self.root}", hint="collect when it has ended") from error
+            yield
+
+    @contextlib.contextmanager
     def room(self) -> Iterator[None]:
         """Turn every way in which calls and tools say that the disk is full into one HostError."""
         try:

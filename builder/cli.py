@@ -19,7 +19,19 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from builder import __version__, cli_build, cli_image, cli_metrics, cli_node, cli_services, console
+from builder import (
+    __version__,
+    cli_backup,
+    cli_build,
+    cli_fleet,
+    cli_image,
+    cli_lab,
+    cli_metrics,
+    cli_models,
+    cli_node,
+    cli_services,
+    console,
+)
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
 
@@ -63,6 +75,10 @@ for _command in (
     *cli_image.COMMANDS,
     *cli_node.COMMANDS,
     cli_services.services,
+    cli_lab.lab,
+    cli_models.models,
+    cli_fleet.fleet,
+    *cli_backup.COMMANDS,
     cli_metrics.metrics,
     cli_build.gc,
 ):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.cache import Cache, remove_tree
-from builder.errors import HostError
 
 _DAY = 86400
 
@@ -25,7 +24,8 @@ class Removed:
 def collect(cache: Cache, *, keep_days: int, dry_run: bool) -> tuple[Removed, ...]:
     """Remove entries not used for `keep_days` days, and stale work in progress; return them, oldest first.
 
-    A layer's use is the last build that mounted it. Raises HostError where the cache cannot be written.
+    A layer's use is the last build that mounted it. Raises HostError where the cache cannot be written, or a build is
+    using it.
     """
     if not cache.root.is_dir():
         return ()
@@ -36,13 +36,10 @@ def collect(cache: Cache, *, keep_days: int, dry_run: bool) -> tuple[Removed, ..
         if used < before
     ]
     if not dry_run:
-        try:
-            if cache.tmp.is_dir():
-                cache.sweep()
+        cache.prepare()
+        with cache.unused():
             for entry in found:
                 remove_tree(entry.path)
-        except PermissionError as error:
-            raise HostError(f"the cache cannot be changed: {error}", hint="run as root (sudo)") from error
     return tuple(found)
 
 

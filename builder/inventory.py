@@ -17,7 +17,7 @@ from types import MappingProxyType
 from builder.complaints import did_you_mean
 from builder.errors import InputError, Mark, Problem
 from builder.inventory_checks import Checks
-from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, Metrics, NodeEntry, Settings
+from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, K3s, Metrics, NodeEntry, Settings
 from builder.inventory_names import AddressRange, hostname, mac_of, range_of, serial_of
 from builder.yamlfile import Document, in_file_order, load, validate
 
@@ -54,6 +54,8 @@ class Node:
     backup: bool
     metrics: Metrics
     labels: Mapping[str, str]
+    models: Mapping[str, str]
+    k3s: K3s
     mark: Mark
 
 
@@ -271,5 +273,7 @@ def _node(entry: NodeEntry, levels: _Levels, mark: Mark) -> Node:
         backup=bool(settings["backup"]),
         metrics=Metrics.model_validate(settings["metrics"]),
         labels=MappingProxyType(_labels(settings["labels"])),
+        models=MappingProxyType(_labels(settings["models"])),
+        k3s=settings["k3s"] if isinstance(settings["k3s"], K3s) else K3s(),
         mark=mark,
     )

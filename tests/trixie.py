@@ -1,7 +1,7 @@
 """Programs of Debian trixie for this machine: the servers and checkers that the nodes' own ones talk to.
 
-Taken from the archive with the builder's own resolution and checksums, and unpacked beside each other, so that a test on
-any host meets the versions that the nodes have. Most are written in Go and need no library of the release.
+Taken from the archive with the builder's own resolution and checksums, and unpacked beside each other, so that a test
+on any host meets the versions that the nodes have. Most are written in Go and need no library of the release.
 """
 
 from __future__ import annotations

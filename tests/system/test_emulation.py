@@ -26,7 +26,7 @@ def engine(small: Small, tmp_path: Path) -> Engine:
 
 def layer_of(engine: Engine, recipe: Path, name: str, *words: str) -> Path:
     """Build a recipe; return what one of its layers adds."""
-    report = engine.build("--offline", *words, recipe=recipe)
+    report = engine.build(*words, recipe=recipe)
     keys = {layer["name"]: layer["key"] for layer in report["layers"]}
     return engine.cache / "layers" / str(keys[name]) / "fs"
 
@@ -48,7 +48,8 @@ def test_programs_run_natively_and_the_machine_is_arm64_to_an_author(engine: Eng
         "dpkg-deb --version >/dev/null; bash -c 'echo $MACHTYPE' >/srv/tried/bash\n"
     )
     log = tmp_path / "log"
-    tried = layer_of(engine, write_script(engine, "seen", script), "tried", "--debug-emulation", str(log)) / "srv/tried"
+    recipe = write_script(engine, "seen", script)
+    tried = layer_of(engine, recipe, "tried", "--offline", "--debug-emulation", str(log)) / "srv/tried"
     assert (tried / "head").read_bytes() == bytes([X86_64])
     assert {path.name: path.read_text().strip() for path in tried.iterdir() if path.name != "head"} == {
         "uname": "aarch64",
@@ -70,7 +71,9 @@ def test_programs_run_natively_and_the_machine_is_arm64_to_an_author(engine: Eng
 
 def test_with_full_emulation_no_program_runs_natively(engine: Engine) -> None:
     recipe = write_script(engine, "full", f"{MACHINE} >/srv/head")
-    assert (layer_of(engine, recipe, "tried", "--emulation", "full") / "srv/head").read_bytes() == bytes([ARM64])
+    assert (layer_of(engine, recipe, "tried", "--offline", "--emulation", "full") / "srv/head").read_bytes() == bytes(
+        [ARM64]
+    )
 
 
 def test_a_program_that_an_author_replaced_is_the_authors(engine: Engine) -> None:
@@ -81,7 +84,7 @@ def test_a_program_that_an_author_replaced_is_the_authors(engine: Engine) -> Non
         "dpkg-divert --quiet --local --rename --add /usr/bin/cut\ncp /usr/bin/echo /usr/bin/cut\n"
     )
     recipe = write_script(engine, "replaced", replaced, "sed after >/srv/after\ncut diverted >/srv/diverted\n")
-    tried = layer_of(engine, recipe, "tried") / "srv"
+    tried = layer_of(engine, recipe, "tried", "--offline") / "srv"
     assert [(tried / name).read_text() for name in ("within", "after", "diverted")] == [
         "within\n",
         "after\n",
@@ -98,6 +101,30 @@ def test_a_crash_of_the_emulator_names_the_program_and_what_to_do(engine: Engine
     assert "qemu-user crashed in " in hint
     assert "bash" in hint
     assert "qemu-user-static" in hint
+
+
+def test_a_step_compiles_and_loads_arm64_code(engine: Engine) -> None:
+    script = """\
+mkdir /srv/c; cd /srv/c
+cat >lib.c <<'END'
+#include <sys/utsname.h>
+int answer(void) { struct utsname u; uname(&u); return u.machine[0]; }
+END
+cat >main.c <<'END'
+#include <dlfcn.h>
+int main(void) {
+    int (*f)(void) = (int (*)(void))dlsym(dlopen("./lib.so", RTLD_NOW), "answer");
+    return f() != 'a';
+}
+END
+gcc -shared -fPIC -o lib.so lib.c
+gcc -o main main.c
+./main
+"""
+    layer = "layers:\n  - name: tried\n    steps:\n      - packages: {install: [gcc, libc6-dev]}\n"
+    recipe = engine.write("compiled.yaml", f"{layer}      - run:\n          script: |\n{indented(script)}")
+    built = layer_of(engine, recipe, "tried") / "srv/c"
+    assert {(built / name).read_bytes()[18] for name in ("lib.so", "main")} == {ARM64}
 
 
 def test_nothing_of_the_mechanism_is_in_an_image(small: Small) -> None:

@@ -131,3 +131,18 @@ def test_a_resolution_as_json_leaves_the_stanzas_out() -> None:
     assert isinstance(debs, list)
     assert Deb(**debs[0]).sha256 == deb.sha256
     assert "control" not in debs[0]
+
+
+def test_packages_are_described_by_the_lists(tmp_path: Path) -> None:
+    apt = Apt(Cache(tmp_path), [SOURCE], "arm64")
+    lists = apt.directory / "lists"
+    lists.mkdir(parents=True)
+    newer = STANZA.replace("1:668-1", "1:668-2")
+    (lists / "mirror_dists_trixie_main_binary-arm64_Packages").write_text(f"{STANZA}\n{STANZA.replace('less', 'more')}")
+    (lists / "mirror_dists_trixie-updates_main_binary-arm64_Packages").write_text(newer)
+    described = apt._describe([("less", "1:668-2"), ("more", "1:668-1"), ("less", "1:668-1")])
+    assert [(deb.name, deb.version) for deb in described] == [
+        ("less", "1:668-1"),
+        ("less", "1:668-2"),
+        ("more", "1:668-1"),
+    ]

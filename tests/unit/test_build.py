@@ -58,7 +58,13 @@ def test_the_summary_of_a_build_that_did_nothing() -> None:
     assert "verified   built both ways, 0 differences" in said
 
 
+def test_the_summary_of_a_verified_build_has_both_times() -> None:
+    layer = replace(BUILT.layers[1], full_seconds=31.4)
+    assert layer.summary() == "monitoring            4.0  built, fully emulated 31.4 s"
+
+
 def test_a_build_as_json_has_all_of_it() -> None:
     told = json.loads(json.dumps(plain(BUILT)))
     assert told["published"]["files"] == {"golden.img": 1_500_000_000, "golden.img.zst": 400_000_000}
-    assert told["layers"][1] == {"name": "monitoring", "key": "b" * 32, "made": True, "seconds": 4.0}
+    made = {"name": "monitoring", "key": "b" * 32, "made": True, "seconds": 4.0, "full_seconds": None}
+    assert told["layers"][1] == made
