@@ -48,9 +48,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def get(port: int, path: str, data: bytes | None = None, kind: str = "text/plain") -> str:
+def get(port: int, path: str, data: bytes | None = None, kind: str = "text/plain", host: str = "127.0.0.1") -> str:
     headers = {"Content-Type": kind} if data is not None else {}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, headers=headers)
+    request = urllib.request.Request(f"http://{host}:{port}{path}", data=data, headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return str(answer.read().decode())
 
@@ -72,23 +72,30 @@ class VictoriaMetrics:
 
     directory: Path
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+
+    @property
+    def words(self) -> list[str]:
+        """Return its command."""
+        env = environment((OVERLAYS / "store-victoria-metrics/etc/default/victoria-metrics").read_text())
+        words = env["ARGS"].replace("127.0.0.1:8428", f"{self.host}:{self.port}")
+        words = words.replace("/var/lib/victoria-metrics", str(self.directory))
+        return [str(program("victoria-metrics", "/usr/bin/victoria-metrics")), *words.split()]
+
+    def get(self, path: str) -> str:
+        return get(self.port, path, host=self.host)
 
     @contextlib.contextmanager
     def run(self) -> Iterator[VictoriaMetrics]:
-        env = environment((OVERLAYS / "store-victoria-metrics/etc/default/victoria-metrics").read_text())
-        places = {"127.0.0.1:8428": f"127.0.0.1:{self.port}", "/var/lib/victoria-metrics": str(self.directory)}
-        words = env["ARGS"]
-        for there, here in places.items():
-            words = words.replace(there, here)
-        with spawn([program("victoria-metrics", "/usr/bin/victoria-metrics"), *words.split()]):
-            wait_for("victoria-metrics", lambda: get(self.port, "/health") == "OK")
+        with spawn(self.words):
+            wait_for("victoria-metrics", lambda: self.get("/health") == "OK")
             yield self
 
     def samples(self, selector: str) -> list[dict[str, Any]]:
         """Return what is stored of series, as /api/v1/export has it: metric, values, timestamps (ms)."""
-        get(self.port, "/internal/force_flush")
+        self.get("/internal/force_flush")
         query = urllib.parse.urlencode({"match[]": selector})
-        return [json.loads(line) for line in get(self.port, f"/api/v1/export?{query}").splitlines()]
+        return [json.loads(line) for line in self.get(f"/api/v1/export?{query}").splitlines()]
 
     def count(self, selector: str) -> int:
         return sum(len(set(series["timestamps"])) for series in self.samples(selector))
@@ -156,12 +163,14 @@ class Agent:
         self._process = self._stack.enter_context(spawn(words, stdout=log))
         wait_for("vmagent", lambda: get(self.port, "/health") == "OK")
 
-    def kill(self) -> None:
-        """End it without a chance to write anything, and start it again."""
+    def kill(self) -> tuple[float, float]:
+        """End it without a chance to write anything, and start it again; return when it ended and when it was back."""
+        ended = time.time()
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         time.sleep(1 / self.faster)
         self.start()
+        return ended, time.time()
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -205,12 +214,10 @@ class Textfiles:
 
     def _beat(self) -> None:
         env = {"TEXTFILE_DIRECTORY": str(self.directory)}
-        due = time.monotonic()
-        while not self._ended.wait(max(0, due - time.monotonic())):
+        while not self._ended.wait(self.interval):  # from run to run, as OnUnitActiveSec= has it
             run([COLLECTORS / "node-heartbeat"], env=env)
             text = (self.directory / "heartbeat.prom").read_text()
             self.beats.append(float(text.split()[-1]))
-            due += self.interval
 
 
 @contextlib.contextmanager
