@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,12 @@ def wait_for(what: str, there: Callable[[], bool], seconds: float = 30) -> float
     """Wait for something; returns the seconds it took. A server that does not answer yet is not there."""
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
-        with contextlib.suppress(OSError, urllib.error.URLError):
+        try:
             if there():
                 return time.monotonic() - begun
+        except OSError as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                raise
         time.sleep(0.1)
     raise AssertionError(f"{what}: not within {seconds} s")
 
@@ -218,6 +222,42 @@ class Textfiles:
             run([COLLECTORS / "node-heartbeat"], env=env)
             text = (self.directory / "heartbeat.prom").read_text()
             self.beats.append(float(text.split()[-1]))
+
+
+@dataclass(slots=True)
+class Sink:
+    """A store that takes everything and looks for words in it, in the order they came in: snappy keeps them whole."""
+
+    words: tuple[bytes, ...]
+    found: list[bytes] = field(default_factory=list)
+    port: int = 0
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[Sink]:
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                sink.found += [word for word in sink.words if word in body]
+                self.send_response(204)
+                self.end_headers()
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
 
 
 @contextlib.contextmanager
