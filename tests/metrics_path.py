@@ -40,7 +40,7 @@ nodes:
     address: 10.0.0.2
     role: worker
     labels: {cable: green}
-    metrics: {mode: local, store: %(store)s, url: "http://127.0.0.1:%(port)d/api/v1/write"}
+    metrics: {mode: local, store: %(store)s, url: "%(scheme)s://127.0.0.1:%(port)d/api/v1/write", ca: %(ca)s}
 """
 
 
@@ -120,6 +120,7 @@ class Agent:
     port: int = field(default_factory=free_port)
     queue: Path | None = None
     options: str = ""
+    ca: Path | None = None  # with it, it speaks TLS
     _stack: ExitStack = field(default_factory=ExitStack)
     _process: Any = None
 
@@ -127,11 +128,14 @@ class Agent:
     def words(self) -> list[str]:
         etc = self.directory / "etc"
         etc.mkdir(parents=True, exist_ok=True)
-        (self.directory / "cluster.yaml").write_text(INVENTORY % {"port": self.to, "store": self.store})
+        scheme, ca = ("https", self.ca) if self.ca else ("http", "null")
+        values = {"port": self.to, "store": self.store, "scheme": scheme, "ca": ca}
+        (self.directory / "cluster.yaml").write_text(INVENTORY % values)
         inventory = load_inventory(self.directory / "cluster.yaml")
         for path, text in forwarder_files(inventory, inventory.node("edge1")).items():
             (etc / Path(path).name).write_text(self._here(text))
-        (etc / "remote-write.token").write_text("a token\n")
+        if not (etc / "remote-write.token").exists():
+            (etc / "remote-write.token").write_text("a token\n")
         env = environment((etc / "vmagent.env").read_text()) | {"VMAGENT_OPTIONS": self.options}
         queue = self.queue or self.directory / "queue"
         places = {

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.run import find_tool, run
+from builder.inventory import load_inventory
+from builder.node_metrics import gateway
+from builder.run import find_tool, run, spawn
 from tests.link import link
 from tests.metrics_path import COLLECTORS, Agent, Sink, Textfiles, VictoriaMetrics, free_port, get, prometheus, wait_for
 from tests.trixie import program
@@ -160,6 +162,33 @@ def _fill(directory: Path, queue: Path) -> None:
         wait_for("the newest", lambda: b"the-newest" in sink.found, seconds=120)
         assert sink.found == [b"the-newest"]
         assert agent.alive()
+
+
+def test_a_token_writes_as_its_own_node_and_a_wrong_one_loses_nothing(tmp_path: Path) -> None:
+    """TLS with a certificate of the inventory's, vmauth with what `pibuild metrics vmauth` writes."""
+    openssl: list[str | Path] = [find_tool("openssl", package="openssl"), "req", "-x509", "-nodes", "-days", "1"]
+    openssl += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+    openssl += ["-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1"]
+    run([*openssl, "-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"])
+    store, port = VictoriaMetrics(tmp_path / "store"), free_port()
+    agent = Agent(tmp_path / "agent", to=port, ca=tmp_path / "ca.pem")
+    token = tmp_path / "agent/etc/remote-write.token"
+    token.parent.mkdir(parents=True)
+    token.write_text("a wrong one\n")
+    assert f"-remoteWrite.tlsCAFile={tmp_path}/agent/etc/metrics-ca.pem" in agent.words
+    inventory = load_inventory(tmp_path / "agent/cluster.yaml")
+    config = tmp_path / "vmauth.yml"
+    config.write_text(gateway(inventory, {"edge1": "the right one"}, f"http://127.0.0.1:{store.port}"))
+    tls = ["-tls", f"-tlsCertFile={tmp_path}/ca.pem", f"-tlsKeyFile={tmp_path}/key.pem"]
+    vmauth: list[str | Path] = [program("victoria-metrics", "/usr/bin/vmauth"), f"-auth.config={config}", *tls]
+    with store.run(), spawn([*vmauth, f"-httpListenAddr=127.0.0.1:{port}"]), agent.run():
+        _push(agent, 'mark{node="another",site="another"} 1\n')
+        wait_for("a refusal", lambda: agent.metric("vmagent_remotewrite_retries_count_total") > 1)
+        assert store.count("mark") == 0
+        token.write_text("the right one\n")
+        wait_for("the metric", lambda: store.count("mark") == 1)
+        (mark,) = store.samples("mark")
+    assert mark["metric"] == {"__name__": "mark", "node": "edge1", "site": "lab", "role": "worker"}
 
 
 def _field(number: int, content: bytes) -> bytes:
