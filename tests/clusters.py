@@ -8,7 +8,7 @@ from pathlib import Path
 LAB = Path(__file__).parents[1] / "cluster.yaml"
 
 
-def variant(  # noqa: PLR0913 - each is another line of the file
+def variant(
     directory: Path,
     *,
     dhcp: str = "isc-dhcp",
@@ -19,7 +19,7 @@ def variant(  # noqa: PLR0913 - each is another line of the file
 ) -> Path:
     """Write the lab's inventory with other servers; `more` is put under `pools:`. Returns the file.
 
-    Nodes in `shared` have a shared root.
+    Nodes in `shared` have a shared root and keep /var/lib/kept.
     """
     text = LAB.read_text()
     for old, new in (
@@ -27,7 +27,7 @@ def variant(  # noqa: PLR0913 - each is another line of the file
         ("tftp: {server: tftpd-hpa", f"tftp: {{server: {tftp}"),
         ("nfs: {server: kernel", f"nfs: {{server: {nfs}"),
         ("  pools:\n", f"  pools:\n{more}"),
-        *((f"{{name: {name}, ", f"{{name: {name}, root: shared, ") for name in shared),
+        *((f"{{name: {name}, ", f"{{name: {name}, root: shared, persist: [/var/lib/kept], ") for name in shared),
     ):
         assert old in text, f"cluster.yaml has no {old!r} any more"
         text = text.replace(old, new)

@@ -113,7 +113,7 @@ def children() -> dict[int, str]:
 
 def _is_known(process: Path) -> bool:
     """Return whether a process is in a namespace that outlives single tests, or started its first process."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # ended; or we dropped powers
         return bool(_known & {str((process / "ns" / name).readlink()) for name in ("pid", "pid_for_children")})
     return False
 

@@ -39,6 +39,7 @@ EXPECTED = NodeExpected(
     server=LAB.login.address,
     root=Path("/srv/netboot/roots/yellow3/a-b"),
     boot=Path("/srv/netboot/tftp/boot/yellow3/a-b"),
+    persist=Path("/srv/netboot/roots/yellow3/persist"),
     boot_mount="/boot/firmware",
     shared=False,
     machine_id="0123",
