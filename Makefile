@@ -19,15 +19,15 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE
 BIN := .venv/bin
 
 PACKAGES := \
-	bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
+	apache2-utils bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
 	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
-	qemu-utils util-linux xz-utils zstd
+	qemu-utils restic util-linux xz-utils zstd
 
 # What only tests need: file systems, and servers that they run in namespaces of their own. On this machine none of the
 # servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot
 # (disabled). `pibuild services apply` enables what it needs.
 TEST_PACKAGES := \
-	btrfs-progs dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables rpcbind tftpd-hpa \
+	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables openssl rpcbind tftpd-hpa \
 	xfsprogs
 # What benchmarks compare with.
 BENCH_PACKAGES := rsync $(if $(PEERS),mkosi)

@@ -37,7 +37,7 @@ GIB = 1 << 30
 MachineName = Literal["virt", "raspi3b", "raspi4b"]
 _QEMU = "qemu-system-aarch64"
 # An emulated machine on a busy host takes minutes for what a board does in seconds (systemd(1), since 254).
-_PATIENCE = ("systemd.default_device_timeout_sec=600", "systemd.default_timeout_start_sec=600")
+PATIENCE = ("systemd.default_device_timeout_sec=600", "systemd.default_timeout_start_sec=600")
 _COMMAND_LINE_SIZE = 2048  # bytes with the final NUL, arch/arm64/include/uapi/asm/setup.h
 
 
@@ -298,7 +298,7 @@ def _boot_virt(image: Image, options: BootOptions, scratch: Path, logs: Path) ->
     files = take_boot_files(_boot_partition(image), scratch)
     key = _make_key(scratch)
     access = authorize(options.user, key.with_suffix(".pub").read_text())
-    cmdline = kernel_cmdline(files.cmdline, console="ttyAMA0", extra=[*_PATIENCE, access])
+    cmdline = kernel_cmdline(files.cmdline, console="ttyAMA0", extra=[*PATIENCE, access])
     files = BootFiles(kernel=files.kernel, initrd=files.initrd, dtb=None, cmdline=cmdline)
     deadline = time.monotonic() + options.timeout
     seen: list[Seen] = []

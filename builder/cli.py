@@ -19,7 +19,19 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from builder import __version__, cli_build, cli_image, cli_node, cli_services, console
+from builder import (
+    __version__,
+    cli_backup,
+    cli_build,
+    cli_fleet,
+    cli_image,
+    cli_lab,
+    cli_metrics,
+    cli_models,
+    cli_node,
+    cli_services,
+    console,
+)
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
 
@@ -58,7 +70,18 @@ def pibuild() -> None:
     """Build golden images for Raspberry Pi clusters from a YAML recipe, and boot them before anyone flashes them."""
 
 
-for _command in (*cli_build.COMMANDS, *cli_image.COMMANDS, *cli_node.COMMANDS, cli_services.services, cli_build.gc):
+for _command in (
+    *cli_build.COMMANDS,
+    *cli_image.COMMANDS,
+    *cli_node.COMMANDS,
+    cli_services.services,
+    cli_lab.lab,
+    cli_models.models,
+    cli_fleet.fleet,
+    *cli_backup.COMMANDS,
+    cli_metrics.metrics,
+    cli_build.gc,
+):
     pibuild.add_command(_command)
 
 

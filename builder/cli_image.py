@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
 import click
 
 from builder import console
+from builder.cli_node import cluster_option, dest_option
 from builder.cli_options import example, image_argument, json_option, plain
 from builder.errors import VerdictError
 
@@ -68,9 +70,18 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
         "pibuild boot output/golden/latest",
         "pibuild boot output/golden/latest --check-only",
         "pibuild boot output/golden/latest --machine raspi3b --logs /tmp/logs",
+        "# nodes, as they boot from what was exploded: their files, in their roots, on a network of their own",
+        "sudo pibuild boot --node yellow3 --node yellow4 --netboot --dest /srv/netboot",
+        "sudo pibuild boot --node yellow3 --netboot --explain",
     )
 )
-@image_argument
+@click.argument("image", type=click.Path(path_type=Path), required=False)
+@click.option("--node", "nodes", metavar="NODE", multiple=True, help="With --netboot: boot this node; repeatable.")
+@click.option("--netboot", is_flag=True, help="Boot nodes over the network, from what was exploded. Needs root.")
+@click.option("--explain", is_flag=True, help="With --netboot: what the bootloader asks for, and start no machine.")
+@click.option("--server", metavar="ADDRESS", help="With --netboot: explain what this TFTP server has for NODE.")
+@cluster_option
+@dest_option
 @click.option(
     "--machine",
     type=click.Choice(["virt", "raspi3b", "raspi4b"]),
@@ -96,7 +107,13 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the console logs here.")
 @json_option
 def boot(
-    image: Path,
+    image: Path | None,
+    nodes: tuple[str, ...],
+    netboot: bool,
+    explain: bool,
+    server: str | None,
+    cluster_file: Path | None,
+    dest: Path | None,
     machine: Literal["virt", "raspi3b", "raspi4b"],
     boards: tuple[str, ...],
     check_only: bool,
@@ -104,11 +121,57 @@ def boot(
     logs: Path | None,
     as_json: bool,
 ) -> None:
-    """Boot an image under QEMU: the verdict.
+    """Boot an image or nodes: the verdict.
 
-    First the boot chain's files are checked, then a throw-away copy of IMAGE is booted and looked at from outside.
-    Exit code 6 when either is bad.
+    Of an IMAGE the boot chain's files are checked, then a throw-away copy is booted and looked at from outside. With
+    --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got
+    there, and is looked at. Exit code 6 when anything is bad.
     """
+    if netboot or nodes or explain or server:
+        if image is not None or not (netboot and nodes):
+            raise click.UsageError("a node is booted by: pibuild boot --node NODE --netboot")
+        _netboot(nodes, cluster_file, dest, explain=explain, server=server, timeout=timeout, logs=logs, as_json=as_json)
+    elif image is None:
+        raise click.UsageError("Missing argument 'IMAGE', or: --node NODE --netboot")
+    else:
+        _boot_image(image, boards, machine, check_only=check_only, timeout=timeout, logs=logs, as_json=as_json)
+
+
+def _netboot(
+    names: tuple[str, ...],
+    cluster_file: Path | None,
+    dest: Path | None,
+    *,
+    explain: bool,
+    server: str | None,
+    timeout: int,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
+    from builder.cli_lab import explain_netboot, netboot
+    from builder.inventory import find_inventory, load_inventory
+    from builder.lab import LabOptions
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    nodes = inventory.select(names)
+    where = dest or Path(inventory.cluster.netboot)
+    if explain or server:
+        explain_netboot(inventory, nodes, where, server=server, as_json=as_json)
+    else:
+        kept = logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
+        netboot(inventory, nodes, where, LabOptions(logs=kept), timeout=timeout, as_json=as_json)
+
+
+def _boot_image(
+    image: Path,
+    boards: tuple[str, ...],
+    machine: Literal["virt", "raspi3b", "raspi4b"],
+    *,
+    check_only: bool,
+    timeout: int,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
     from builder.boot import BootOptions, boot_image
     from builder.bootchain import check_boot_chain
     from builder.image import open_image

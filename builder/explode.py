@@ -18,11 +18,12 @@ from pathlib import Path
 
 from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
-from builder.console import note
+from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.generation import Generation, ImageFile, bring_in, find_image, read_generation
 from builder.inventory import Inventory, Node
-from builder.netboot import Netboot, remove
+from builder.k3s_config import BINARY, storage_warnings
+from builder.netboot import PERSIST, Netboot
 from builder.node_root import Method, Way, find_way, make_boot, make_persistent, make_root
 from builder.node_state import NodeState, make_state, read_state
 from builder.personalise import NodeFile, Personal, Subject, personalise
@@ -94,11 +95,14 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         generations = {name: bring_in(netboot, image, attach=options.attach) for name, image in images.items()}
         states = make_state(netboot, tuple(nodes))
         jobs = [_job(inventory, node, netboot, generations[node.image], states[node.name], options) for node in nodes]
-        seconds = _make_all(netboot, [job for job in jobs if job.action == "make"], options.jobs)
+        seconds = _make_all(inventory, netboot, [job for job in jobs if job.action == "make"], options.jobs)
         done = [_outcome(netboot, job, seconds.get(job.node.name, 0.0)) for job in jobs]
         netboot.flush()
+        booted = netboot.booted()
         for job in jobs:
-            netboot.switch(job.node.name, job.node.serial, job.personal.name)
+            netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted)
+            _take_over(inventory, netboot, job)
+            _warn_of_storage(job.node, job.generation)
     _report_capabilities(tuple(generations.values()))
     return tuple(done)
 
@@ -120,6 +124,7 @@ def plan_explode(
             continue
         subject = _subject(inventory, node, netboot, generation, state, options)
         personal = personalise(subject)
+        _warn_of_storage(node, generation)
         action = _action(netboot, node, personal.name)
         changed = _changed(netboot, node, personal.files)
         planned.append(_planned(node, image, before=before, action=action, after=personal.name, changed=changed))
@@ -210,11 +215,11 @@ def _action(netboot: Netboot, node: Node, name: str) -> str:
     return "none" if netboot.current(node.serial) == name else "switch"
 
 
-def _make_all(netboot: Netboot, jobs: Sequence[_Job], at_once: int) -> dict[str, float]:
+def _make_all(inventory: Inventory, netboot: Netboot, jobs: Sequence[_Job], at_once: int) -> dict[str, float]:
     """Make roots side by side, flush, and give them their names. The first failure ends it, and nothing is named."""
     seconds: dict[str, float] = {}
     with netboot.scratch() as scratch, ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
-        running = {threads.submit(_make, netboot, job, scratch): job for job in jobs}
+        running = {threads.submit(_make, inventory, netboot, job, scratch): job for job in jobs}
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 job = running[future]
@@ -229,29 +234,45 @@ def _make_all(netboot: Netboot, jobs: Sequence[_Job], at_once: int) -> dict[str,
     return seconds
 
 
-def _make(netboot: Netboot, job: _Job, scratch: Path) -> float:
+def _make(inventory: Inventory, netboot: Netboot, job: _Job, scratch: Path) -> float:
     begun = time.monotonic()
     home = scratch / job.node.name
     home.mkdir()
     make_root(job.generation, job.personal, job.way, home / "root")
     make_boot(job.generation, job.personal, job.way, home / "boot")
     netboot.root(job.node.name, "").mkdir(parents=True, exist_ok=True)
-    make_persistent(netboot, job.generation, job.node.name, job.node.persist)
+    if not _kept_as(inventory, netboot, job.node):
+        make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
     return time.monotonic() - begun
+
+
+def _kept_as(inventory: Inventory, netboot: Netboot, node: Node) -> str:
+    """Return the former name under which lies what a renamed node keeps, "" when there is nothing to take over."""
+    former = netboot.former(node.name, node.serial)
+    if not former or netboot.root(node.name, PERSIST).exists() or not netboot.root(former, PERSIST).is_dir():
+        return ""
+    return former if all(former != each.name for each in inventory.nodes) else ""
+
+
+def _take_over(inventory: Inventory, netboot: Netboot, job: _Job) -> None:
+    """Let what a renamed node keeps go with its new name, now that it boots under it."""
+    former = _kept_as(inventory, netboot, job.node)
+    if former:
+        netboot.root(former, PERSIST).rename(netboot.root(job.node.name, PERSIST))
+        make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
 
 
 def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
     """Give a finished root its name: the boot directory first, as a root without one counts as not made."""
     node, name = job.node.name, job.personal.name
     root, boot = netboot.root(node, name), netboot.boot(node, name)
-    remove(boot)  # of a run that was killed between the two
+    netboot.discard(boot)  # of a run that was killed between the two
     keeps = netboot.current(job.node.serial) == name and root.is_dir()  # it may run from there: only boot was lost
     if not keeps:
-        remove(root)
+        netboot.discard(root)
     boot.parent.mkdir(parents=True, exist_ok=True)
-    netboot.write_record(
-        node, name, {"generation": job.generation.digest, "way": job.way, "made": int(time.time()), "previous": ""}
-    )
+    facts = {"generation": job.generation.digest, "way": job.way, "made": int(time.time())}
+    netboot.write_record(node, name, {"previous": "", **netboot.record(node, name), **facts})
     (scratch / node / "boot").rename(boot)
     if not keeps:
         (scratch / node / "root").rename(root)
@@ -286,6 +307,12 @@ def _is_there(root: Path, file: NodeFile) -> bool:
     if file.link:
         return at.is_symlink() and str(at.readlink()) == file.link
     return at.is_file() and not at.is_symlink() and at.read_bytes() == file.content
+
+
+def _warn_of_storage(node: Node, generation: Generation) -> None:
+    if (generation.root / BINARY).is_file():
+        for told in storage_warnings(node.role, node.k3s.volume, node.persist):
+            warn(f"{node.name}: {told}")
 
 
 def _report_capabilities(generations: Sequence[Generation]) -> None:

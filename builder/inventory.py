@@ -8,21 +8,23 @@ nothing else. A name written with capitals or underscores (`mlops_master`) is ta
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
 from builder.complaints import did_you_mean
 from builder.errors import InputError, Mark, Problem
 from builder.inventory_checks import Checks
-from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, NodeEntry, Settings
+from builder.inventory_models import BUILT_IN, Cluster, InventoryFile, K3s, Metrics, NodeEntry, Settings
 from builder.inventory_names import AddressRange, hostname, mac_of, range_of, serial_of
 from builder.yamlfile import Document, in_file_order, load, validate
 
 DEFAULT_PATHS = (Path("cluster.yaml"), Path("/etc/pibuild/cluster.yaml"))
-ADDING = ("labels", "cmdline")  # what adds up over the levels instead of being replaced
+FORWARDING = ("local", "site-agent")  # the ways of metrics in which a node runs a forwarder
+_QUEUE = PurePosixPath("/var/lib/pibuild")
+ADDING = ("labels", "metrics", "cmdline")  # what adds up over the levels instead of being replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,10 @@ class Node:
     persist: tuple[str, ...]
     cmdline: tuple[str, ...]
     backup: bool
+    metrics: Metrics
     labels: Mapping[str, str]
+    models: Mapping[str, str]
+    k3s: K3s
     mark: Mark
 
 
@@ -132,7 +137,25 @@ def load_inventory(path: Path) -> Inventory:
     checks.run()
     if checks.problems:
         raise InputError(*in_file_order(checks.problems))
-    return _resolve(path, document, file)
+    inventory = _resolve(path, document, file)
+    problems = [problem for node in inventory.nodes for problem in _forwarding(node)]
+    if problems:
+        raise InputError(*problems)
+    return inventory
+
+
+def _forwarding(node: Node) -> Iterator[Problem]:
+    """Find what keeps a node from forwarding metrics; it takes what the node inherits together."""
+    if node.metrics.mode not in FORWARDING:
+        return
+    says = f"node {node.name}: metrics.mode is {node.metrics.mode}"
+    if node.metrics.url is None:
+        hint = "defaults: {metrics: {url: …/api/v1/write}}"
+        yield Problem(message=f"{says}, but nothing says where to: metrics.url", mark=node.mark, hint=hint)
+    kept = any(_QUEUE.is_relative_to(path) for path in node.persist)
+    if node.root == "shared" and node.boot == "network" and not kept:
+        hint = f"persist: [{_QUEUE}], or let a site agent read it: mode: scraped"
+        yield Problem(message=f"{says}, and its root is in memory: no queue", mark=node.mark, hint=hint)
 
 
 def _numbers(document: Document) -> dict[Mark | None, Problem]:
@@ -193,19 +216,30 @@ def inherits(file: InventoryFile, entry: NodeEntry) -> list[tuple[tuple[str, ...
 def set_in(settings: Settings) -> dict[str, object]:
     """Return what is written there, of the fields that are inherited; an empty value (null) counts as not written."""
     written = {name: getattr(settings, name) for name in settings.model_fields_set if name in BUILT_IN}
-    return {name: value for name, value in written.items() if value is not None}
+    return {name: _plain(value) for name, value in written.items() if value is not None}
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(exclude_unset=True) if isinstance(value, Metrics) else value
 
 
 def merged(levels: Iterable[Mapping[str, object]]) -> Mapping[str, object]:
-    """Lay settings over each other, the nearest first; labels and the kernel's words add up."""
+    """Lay settings over each other, the nearest first; labels, metrics and the kernel's words add up."""
     listed = [*levels, BUILT_IN]
     result = dict(ChainMap(*(dict(level) for level in listed)))
     words: list[str] = []
     labels: dict[str, str] = {}
+    metrics: dict[str, object] = {}
     for level in reversed(listed):
         words += [word for word in _strings(level.get("cmdline", [])) if word not in words]
         labels.update(_labels(level.get("labels", {})))
-    return {**{name: value for name, value in result.items() if name not in ADDING}, "cmdline": words, "labels": labels}
+        metrics.update(_settings(level.get("metrics", {})))
+    added = {"cmdline": words, "labels": labels, "metrics": metrics}
+    return {**{name: value for name, value in result.items() if name not in ADDING}, **added}
+
+
+def _settings(value: object) -> dict[str, object]:
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def _strings(value: object) -> list[str]:
@@ -237,6 +271,9 @@ def _node(entry: NodeEntry, levels: _Levels, mark: Mark) -> Node:
         persist=tuple(_strings(settings["persist"])),
         cmdline=tuple(_strings(settings["cmdline"])),
         backup=bool(settings["backup"]),
+        metrics=Metrics.model_validate(settings["metrics"]),
         labels=MappingProxyType(_labels(settings["labels"])),
+        models=MappingProxyType(_labels(settings["models"])),
+        k3s=settings["k3s"] if isinstance(settings["k3s"], K3s) else K3s(),
         mark=mark,
     )

@@ -8,12 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from builder.bootloader_config import BOARDS
 from builder.complaints import did_you_mean
 from builder.errors import Problem
 from builder.inventory_models import InventoryFile, NodeEntry, Settings
 from builder.inventory_names import READ_MAC, READ_SERIAL, AddressRange, hostname, mac_of, range_of, serial_of
+from builder.model_manifest import name_problem
+from builder.steps.sshkeys import key_problem
 from builder.yamlfile import Document
 
 _LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")  # Kubernetes, labels
@@ -21,7 +24,12 @@ _POINT_TO_POINT = 31  # RFC 3021: so short a subnet has no broadcast address
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _WORD = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")  # what goes into paths and configuration files
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")  # adduser(8)
+_REPOSITORY = re.compile(r"(rest:https?://|s3:https?://|sftp:|/)[^\s'\"`$\\]+")
+_SCHEDULE = re.compile(r"[A-Za-z0-9*:,./~ -]+")  # systemd.time(7), calendar events
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
+
+_STORE = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9/_.~?=&-]*")  # one word to systemd and to vmagent
+_NUMBERS = re.compile(r"((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
 
 Path = tuple[str | int, ...]
 
@@ -44,6 +52,7 @@ class Checks:
         self.check_network()
         self.check_names()
         self.check_servers()
+        self.check_backup()
         for path, settings in self.levels():
             self.check_settings(path, settings)
         self.check_identities()
@@ -78,6 +87,8 @@ class Checks:
             self.complain(("cluster", "gateway"), f"gateway {self.gateway} is not in the subnet {self.subnet}")
         for index, server in enumerate(cluster.dns):
             self.address(("cluster", "dns", index), "name server", server)
+        for index, server in enumerate(cluster.ntp):
+            self.form(("cluster", "ntp", index), "time server", server, _WORD)
         if not PurePosixPath(cluster.netboot).is_absolute():
             self.complain(("cluster", "netboot"), f"netboot '{cluster.netboot}' is not an absolute path")
         self.form(("cluster", "name"), "the cluster's name", cluster.name, _WORD)
@@ -89,6 +100,9 @@ class Checks:
         for name, written in (("services", cluster.pools.services), ("dynamic", cluster.pools.dynamic)):
             if written is not None:
                 self.check_pool(name, written)
+        for index, key in enumerate(cluster.models.signers if cluster.models else []):
+            if problem := key_problem(key):
+                self.complain(("cluster", "models", "signers", index), f"'{key[:40]}' {problem}")
 
     def form(self, path: Path, what: str, written: str | None, shape: re.Pattern[str]) -> None:
         """Complain about a name that is not of its form."""
@@ -181,6 +195,32 @@ class Checks:
                     message = f"node {entry.name} has the role {role}, but the {role} server is {server.node}"
                     self.complain(("nodes", index, "role"), message)
 
+    def check_backup(self) -> None:
+        """Check where backups go, and that what becomes lines of files is one line each."""
+        backup = self.file.cluster.backup
+        if backup is None:
+            return
+        path = ("cluster", "backup")
+        if not _REPOSITORY.fullmatch(backup.repository):
+            hint = "rest:https://backup.example:8000, s3:https://store.example/bucket, sftp:USER@HOST:/PATH or /PATH"
+            self.complain((*path, "repository"), f"'{backup.repository}' is no repository that is known", hint)
+        elif re.search(r"//[^/]*:[^/]*@", backup.repository):
+            hint = "each node has its own, in its state on the login node; pibuild backup rotate makes new ones"
+            self.complain((*path, "repository"), "a password has no place in cluster.yaml", hint)
+        if backup.gateway is not None and backup.gateway not in self.names:
+            meant = did_you_mean(backup.gateway, self.names)
+            self.complain((*path, "gateway"), f"gateway '{backup.gateway}' is not among the nodes{meant}")
+        elif backup.gateway is not None and not backup.repository.startswith("rest:"):
+            hint = "repository: rest:https://backup.example:8000"
+            self.complain((*path, "gateway"), "a gateway serves rest: repositories alone", hint)
+        self.form((*path, "schedule"), "schedule", backup.schedule, _SCHEDULE)
+        for index, place in enumerate(backup.paths):
+            if not PurePosixPath(place).is_absolute() or "\n" in place:
+                self.complain((*path, "paths", index), f"'{place}' is not an absolute path")
+        for index, pattern in enumerate(backup.exclude):
+            if not pattern.strip() or "\n" in pattern:
+                self.complain((*path, "exclude", index), f"'{pattern}' is not a pattern")
+
     # --------------------------------------------------------------------------------------------------- the settings
 
     def check_settings(self, path: Path, settings: Settings) -> None:
@@ -191,18 +231,49 @@ class Checks:
         self.form((*path, "image"), "image", settings.image, _WORD)
         self.form((*path, "site"), "site", settings.site, _LABEL_VALUE)
         self.form((*path, "user"), "user", settings.user, _USER)
-        for key, value in settings.labels.items():
-            if not _LABEL.fullmatch(key):
-                hint = "letters, digits, '-', '_' and '.'"
-                self.complain((*path, "labels", key), f"'{key}' is no name for a label", hint)
-            elif not _LABEL_VALUE.fullmatch(value):
-                self.complain((*path, "labels", key), f"label {key}: '{value}' is no value for a label")
+        self.check_labels((*path, "labels"), settings.labels)
+        for model, version in (settings.models or {}).items():
+            self.check_model((*path, "models", model), model, version)
+        if settings.metrics.url is not None:
+            self.check_store((*path, "metrics", "url"), settings.metrics.url)
         for index, place in enumerate(settings.persist or []):
             if not PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
                 self.complain((*path, "persist", index), f"'{place}' is not an absolute path")
         for index, word in enumerate(settings.cmdline):
             if not word or len(word.split()) != 1:
                 self.complain((*path, "cmdline", index), f"'{word}' is not one word of a kernel command line")
+
+    def check_labels(self, path: Path, labels: Mapping[str, str]) -> None:
+        """Check labels for Kubernetes and metrics."""
+        for key, value in labels.items():
+            if not _LABEL.fullmatch(key):
+                self.complain((*path, key), f"'{key}' is no name for a label", "letters, digits, '-', '_' and '.'")
+            elif not _LABEL_VALUE.fullmatch(value):
+                self.complain((*path, key), f"label {key}: '{value}' is no value for a label")
+
+    def check_model(self, path: Path, model: str, version: str) -> None:
+        """Check a model that nodes are given."""
+        for problem in (name_problem("model", model), name_problem("version", version)):
+            if problem:
+                self.complain(path, problem)
+        if self.file.cluster.models is None:
+            hint = "cluster: {models: {store: https://…}}"
+            self.complain(path, f"model {model}: the cluster names no store of models", hint)
+
+    def check_store(self, path: Path, written: str) -> None:
+        """Check where metrics are written to: an address, and none to which a token would travel in the clear."""
+        if not _STORE.fullmatch(written):
+            self.complain(
+                path,
+                f"metrics.url '{written}' is no address to write to",
+                "https, a host, and a path such as /api/v1/write",
+            )
+            return
+        host = urlsplit(written).hostname or ""
+        local = _NUMBERS.fullmatch(host) and IPv4Address(host).is_private
+        if written.startswith("http:") and not local:
+            message = f"metrics.url '{written}' would send the node's token in the clear"
+            self.complain(path, message, "https://…; http is for addresses of a private network")
 
     # ------------------------------------------------------------------------------------------------------- the nodes
 

@@ -79,6 +79,23 @@ class Netboot:
         link = self.tftp / serial
         return link.readlink().name if link.is_symlink() else ""
 
+    def booted(self) -> dict[str, tuple[str, str]]:
+        """Return what every board boots: serial to node and name of the root."""
+        links = {link.name: self._target(link.name) for link in self.tftp.iterdir() if link.is_symlink()}
+        return {serial: target for serial, target in links.items() if target[0]}
+
+    def _target(self, serial: str) -> tuple[str, str]:
+        link = self.tftp / serial
+        parts = link.readlink().parts if link.is_symlink() else ()
+        return (
+            (parts[1], parts[2]) if parts[:1] == ("boot",) and len(parts) == len(("boot", "NODE", "NAME")) else ("", "")
+        )
+
+    def former(self, node: str, serial: str) -> str:
+        """Return what a board's node was called before it was renamed, "" for one that never was."""
+        booting, name = self._target(serial)
+        return booting if booting != node else str(self.record(node, name).get("former", ""))
+
     def record(self, node: str, name: str) -> dict[str, Any]:
         """Return what is written about a root: how it was made, and what the node booted before it."""
         try:
@@ -88,7 +105,7 @@ class Netboot:
 
     def write_record(self, node: str, name: str, facts: Mapping[str, object]) -> None:
         """Write what is known about a root, whole or not at all."""
-        write(self.roots / node / f"{name}.json", json.dumps(facts, indent=1).encode() + b"\n")
+        self.write(self.roots / node / f"{name}.json", json.dumps(facts, indent=1).encode() + b"\n")
 
     def names(self, node: str) -> list[str]:
         """Return the names of a node's roots."""
@@ -99,22 +116,40 @@ class Netboot:
             else []
         )
 
-    def switch(self, node: str, serial: str, name: str, *, back: bool = False) -> None:
+    def switch(
+        self, node: str, serial: str, name: str, *, back: bool = False, booted: dict[str, tuple[str, str]] | None = None
+    ) -> None:
         """Let a board boot a root from now on, and no other board boot as this node.
 
         Going `back`, what that root had replaced stays on record: once more goes back further, not forth again.
+        `booted` saves reading it again for each of many nodes; it is kept up to date.
         """
-        before = self.current(serial)
-        if before != name:
-            if not back:
-                self.write_record(node, name, {**self.record(node, name), "previous": before})
-            if before:
-                (self.roots / node / f"{before}.json").touch()  # the day it was left: gc counts from it
-        point(self.tftp / serial, f"boot/{node}/{name}")
-        point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
-        for link in self.tftp.iterdir():
-            if link.is_symlink() and link.name != serial and link.readlink().parts[:2] == ("boot", node):
-                link.unlink()
+        booted = self.booted() if booted is None else booted
+        before = self._target_of(node)
+        left = {(node, before), booted.get(serial, (node, ""))} - {(node, name), (node, "")}
+        if before != name and not back:
+            record = {"former": self.former(node, serial), **self.record(node, name), "previous": before}
+            self.write_record(node, name, record)
+        self.point(self.tftp / serial, f"boot/{node}/{name}")
+        self.point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
+        booted[serial] = (node, name)
+        for other in [other for other, (booting, _) in booted.items() if booting == node and other != serial]:
+            (self.tftp / other).unlink()  # of a board that was replaced
+            del booted[other]
+        for old, root in left:
+            self.left(old, root)
+            if old != node and old not in {booting for booting, _ in booted.values()}:
+                (self.dest / "nfs" / old).unlink(missing_ok=True)
+
+    def _target_of(self, node: str) -> str:
+        link = self.dest / "nfs" / node
+        return link.readlink().name if link.is_symlink() else ""
+
+    def left(self, node: str, name: str) -> None:
+        """Note the day on which a root was left: `collect` counts from it."""
+        record = self.roots / node / f"{name}.json"
+        if record.is_file():
+            record.touch()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -140,12 +175,36 @@ class Netboot:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """Give a new directory on the same file system, gone after the block."""
-        path = self.tmp / secrets.token_hex(6)
+        path = self._new()
         path.mkdir()
         try:
             yield path
         finally:
             remove(path)
+
+    def point(self, link: Path, target: str) -> None:
+        """Let a symbolic link point elsewhere, in one rename; nothing happens when it does already."""
+        if link.is_symlink() and str(link.readlink()) == target:
+            return
+        new = self._new()
+        new.symlink_to(target)
+        new.replace(link)
+        _sync_directory(link.parent)
+
+    def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
+        """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
+        write(path, content, mode, by_way_of=self._new())
+
+    def discard(self, path: Path) -> None:
+        """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole."""
+        if path.exists() or path.is_symlink():
+            aside = self._new()
+            path.rename(aside)
+            remove(aside)
+
+    def _new(self) -> Path:
+        """Return a name for work in progress: what a killed process leaves there is swept."""
+        return self.tmp / secrets.token_hex(6)
 
     def flush(self) -> None:
         """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
@@ -158,19 +217,9 @@ class Netboot:
             os.close(descriptor)
 
 
-def point(link: Path, target: str) -> None:
-    """Let a symbolic link point elsewhere, in one rename; nothing happens when it does already."""
-    if link.is_symlink() and str(link.readlink()) == target:
-        return
-    new = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
-    new.symlink_to(target)
-    new.replace(link)
-    _sync_directory(link.parent)
-
-
-def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
     """Write a file: complete under its name, or not at all."""
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with new.open("xb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(content)

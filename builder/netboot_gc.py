@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.netboot import Netboot, remove
+from builder.netboot import PERSIST, Netboot
 
 _DAY = 86400
 # touched whenever a node has started from a root: by its own unit, with a shared root by the initramfs
@@ -45,62 +45,85 @@ def collect(dest: Path, *, keep_days: int, dry_run: bool) -> tuple[Garbage, ...]
         ]
         if not dry_run:
             for garbage in found:
+                netboot.discard(garbage.path)
                 if garbage.path.parent != netboot.generations:
                     node, name = garbage.path.parent.name, garbage.path.name
-                    remove(netboot.boot(node, name))
-                    remove(garbage.path.with_name(f"{name}.json"))
-                remove(garbage.path)
+                    netboot.discard(netboot.boot(node, name))
+                    netboot.discard(garbage.path.with_name(f"{name}.json"))
+            _drop_empty(netboot)
     return tuple(found)
+
+
+def leftovers(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:
+    """Return what there is of a node: its TFTP link first, so that nothing boots what is being removed."""
+    netboot = Netboot(dest.absolute())
+    if not netboot.tftp.is_dir():
+        return ()
+    links = [netboot.tftp / serial for serial, (booting, _) in netboot.booted().items() if booting == node]
+    homes = [netboot.dest / "nfs" / node, netboot.tftp / "boot" / node]
+    home = netboot.roots / node
+    if keep_state:
+        roots = sorted(path for path in home.iterdir() if path.name != PERSIST) if home.is_dir() else []
+    else:
+        roots = [home, netboot.state / node]
+    return tuple(path for path in (*links, *homes, *roots) if path.exists() or path.is_symlink())
 
 
 def withdraw(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:
     """Take a node's TFTP directory, roots and links away, and its state and what it kept unless that is to stay."""
     netboot = Netboot(dest.absolute())
     with netboot.locked():
-        links = [link for link in netboot.tftp.iterdir() if _node_of(link) == node]
-        gone = [*links, netboot.dest / "nfs" / node, netboot.tftp / "boot" / node]
-        if keep_state:
-            names = netboot.names(node)
-            gone += [path for name in names for path in (netboot.root(node, name), netboot.root(node, f"{name}.json"))]
-        else:
-            gone += [netboot.roots / node, netboot.state / node]
-        there = tuple(path for path in gone if path.exists() or path.is_symlink())
+        there = leftovers(dest, node, keep_state=keep_state)
         for path in there:
-            remove(path)
+            netboot.discard(path)
+        _drop_empty(netboot)
     return there
 
 
+def _drop_empty(netboot: Netboot) -> None:
+    """Remove the directories of nodes that nothing is left of, and links that lead nowhere."""
+    for home in (*netboot.roots.iterdir(), *(netboot.tftp / "boot").iterdir()):
+        if home.is_dir() and not any(home.iterdir()):
+            home.rmdir()
+    for link in (netboot.dest / "nfs").iterdir():
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+
+
 def _roots(netboot: Netboot, before: float) -> Iterator[Garbage]:
-    current = {_node_of(link): link.readlink().name for link in netboot.tftp.iterdir() if link.is_symlink()}
+    current = dict(netboot.booted().values())
+    renamed = {netboot.record(node, name).get("former"): node for node, name in current.items()}
     for home in sorted(netboot.roots.iterdir()):
         booted = current.get(home.name, "")
         kept = {booted, netboot.record(home.name, booted).get("previous", "")}
-        kept |= {_last_started(netboot, home.name)} if booted else set()
+        kept |= _last_started(netboot, home.name, renamed.get(home.name, home.name))
         for name in netboot.names(home.name):
             record = home / f"{name}.json"
             if name not in kept and (not record.exists() or record.stat().st_mtime <= before):
                 yield Garbage(path=home / name, why="neither booted nor gone back to")
 
 
-def _last_started(netboot: Netboot, node: str) -> str:
-    """Return the root that a node was seen to start from last: it may still run from it."""
+def _last_started(netboot: Netboot, node: str, renamed: str) -> set[str]:
+    """Return the root that a node was seen to start from last, as it may still run from it.
+
+    None when it has started under its new name since.
+    """
     stamps = [
-        (stamp.stat().st_mtime, name)
-        for name in netboot.names(node)
-        for stamp in (netboot.root(node, name) / path for path in BOOTED)
+        (stamp.stat().st_mtime, home, name)
+        for home in {node, renamed}
+        for name in netboot.names(home)
+        for stamp in (netboot.root(home, name) / path for path in BOOTED)
         if stamp.is_file() and not stamp.is_symlink()
     ]
-    return max(stamps)[1] if stamps else ""
-
-
-def _node_of(link: Path) -> str:
-    """Return whose boot files a link in the TFTP directory names."""
-    parts = link.readlink().parts if link.is_symlink() else ()
-    return parts[1] if parts[:1] == ("boot",) and len(parts) > 1 else ""
+    _, home, name = max(stamps, default=(0.0, "", ""))
+    return {name} if home == node else set()
 
 
 def rename_state(dest: Path, node: str, new: str) -> None:
-    """Let a node's identity and what it keeps go with its new name; its roots stay where they are booted from."""
+    """Let a node's identity go with its new name.
+
+    Its roots, and what it keeps, stay where they are booted from until it is exploded under the new one.
+    """
     netboot = Netboot(dest.absolute())
     with netboot.locked():
         old, target = netboot.state / node, netboot.state / new

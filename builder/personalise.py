@@ -19,7 +19,10 @@ from builder.errors import InputError, Mark, Problem
 from builder.generation import Generation
 from builder.hashing import digest_of
 from builder.inventory import Inventory, Node
+from builder.k3s_config import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
+from builder.model_window import node_models
 from builder.netboot import PERSIST, Netboot
+from builder.node_metrics import template_values
 from builder.node_state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
@@ -30,7 +33,10 @@ _FLAGS = frozenset(
 _NUMBERS = frozenset(
     {"port", "nfsvers", "vers", "rsize", "wsize", "timeo", "retrans", "acregmin", "acregmax", "acdirmin", "acdirmax"}
 )
-MOUNT = "vers=3,tcp,hard"
+# noacl: on nfs-ganesha 4.3 (Debian 12, Ubuntu 24.04) taking an ACL away fails with EIO (nfs-ganesha #918), and with it
+# every unit that has a StateDirectory= and a user. Without ACLs a node also asks less of any server.
+MOUNT = "vers=3,tcp,hard,noacl"
+_MOUNT_LATER = "vers=3,tcp,nolock,noacl,nofail,_netdev"
 _NOT_OURS = (
     "root",
     "rootfstype",
@@ -45,7 +51,9 @@ _NOT_OURS = (
     "fsck.repair",
 )
 _FIRST_BOOT = "firstboot"  # Raspberry Pi OS's init= that resizes a disk and rewrites fstab
-_K3S = "/etc/rancher/k3s/config.yaml"
+# Newer than /usr, they keep systemd from making caches again that the image has, at first boot, with a shared root at
+# every one (systemd-update-done.service(8)): linker, hardware database, journal catalog, users.
+_UPDATED = ("/etc/.updated", "/var/.updated")
 ANY_NAME = "NAME"
 
 
@@ -96,15 +104,21 @@ def personalise(subject: Subject) -> Personal:
         (file.path, file.mode, file.uid, file.gid, file.link, "" if file.secret else file.content.hex())
         for file in draft
     ]
-    key = digest_of([sorted(facts), cmdline, subject.shared, list(subject.node.persist), subject.salt])[:8]
+    key = digest_of([sorted(facts), cmdline, subject.shared, list(kept(subject.node)), subject.salt])[:8]
     name = f"{subject.generation.digest}-{key}"
     final = {**files, "/etc/fstab": _fstab(subject, name)}
     return Personal(
         name=name,
         files=tuple(final[path] for path in sorted(final)),
         cmdline=_cmdline(subject, name),
-        persist=subject.node.persist,
+        persist=kept(subject.node),
     )
+
+
+def kept(node: Node) -> tuple[str, ...]:
+    """Return the paths that a node keeps whichever root it boots: those it is told to, and its volumes."""
+    volumes = (VOLUMES,) if is_file_volume(node.k3s.volume) else ()
+    return tuple(dict.fromkeys((*node.persist, *volumes)))
 
 
 # ------------------------------------------------------------------------------------------------------------ built in
@@ -121,6 +135,8 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     yield _authorized_keys(subject)
     listed = "".join(f"{path} {text}\n" for path, text in sorted(subject.generation.capabilities.items()))
     yield NodeFile(path="/etc/pibuild/capabilities", content=listed.encode())
+    for path in _UPDATED:
+        yield NodeFile(path=path, content=b"# Written by pibuild: the image has the caches of its /usr.\n")
 
 
 def _authorized_keys(subject: Subject) -> NodeFile:
@@ -143,9 +159,9 @@ def _fstab(subject: Subject, name: str) -> NodeFile:
     lines = fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount)
     if not subject.shared:
         boot = subject.netboot.boot(node.name, name)
-        lines.append(f"{server}:{boot} {boot_mount} nfs vers=3,tcp,nolock,nofail,_netdev 0 0")
+        lines.append(f"{server}:{boot} {boot_mount} nfs {_MOUNT_LATER} 0 0")
         persist = subject.netboot.root(node.name, PERSIST)
-        lines += [f"{server}:{persist}{path} {path} nfs vers=3,tcp,nolock,nofail,_netdev 0 0" for path in node.persist]
+        lines += [f"{server}:{persist}{path} {path} nfs {_MOUNT_LATER} 0 0" for path in kept(node)]
     return NodeFile(path="/etc/fstab", content="".join(f"{line}\n" for line in lines).encode())
 
 
@@ -204,20 +220,31 @@ def lint_cmdline(text: str) -> list[str]:
 
 
 def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
-    """Refuse containerd's overlayfs on NFS: the kernel mounts no overlay whose upper layer lies there."""
-    config = files.get(_K3S)
-    if config is None or subject.shared:
+    """Refuse what k3s would stop at: options it does not have, and containerd's overlayfs on NFS.
+
+    The kernel mounts no overlay whose upper layer lies there.
+    """
+    node = subject.node
+    settings: dict[str, object] = {}
+    for path in (CONFIG, ADDED):
+        read = yaml.safe_load(files[path].content) if path in files else {}
+        problems = unknown_keys(read, node.role) if isinstance(read, dict) else []
+        if problems:
+            hint = "k3s: {config: …} in the inventory, or the template of that file"
+            raise InputError(
+                *(Problem(message=f"node {node.name}: {path}: {told}", mark=node.mark, hint=hint) for told in problems)
+            )
+        settings |= read if isinstance(read, dict) else {}
+    if CONFIG not in files or subject.shared or node.k3s.volume != "none":
         return
-    settings = yaml.safe_load(config.content)
-    snapshotter = settings.get("snapshotter", "overlayfs") if isinstance(settings, dict) else "overlayfs"
     mounts = [line.split() for line in _fstab(subject, ANY_NAME).content.decode().splitlines()]
-    if snapshotter != "overlayfs" or any(
-        row[1:2] == ["/var/lib/rancher"] and not row[2].startswith("nfs") for row in mounts
+    if settings.get("snapshotter", "overlayfs") != "overlayfs" or any(
+        row[1:2] == [str(DATA)] and not row[2].startswith("nfs") for row in mounts
     ):
         return
-    hint = "snapshotter: fuse-overlayfs in the template of /etc/rancher/k3s/config.yaml"
-    message = f"node {subject.node.name}: k3s would run containerd's overlayfs on an NFS root, which the kernel refuses"
-    raise InputError(Problem(message=message, mark=subject.node.mark, hint=hint))
+    hint = "snapshotter: fuse-overlayfs in the template of /etc/rancher/k3s/config.yaml, or k3s: {volume: 8G}"
+    message = f"node {node.name}: k3s would run containerd's overlayfs on an NFS root, which the kernel refuses"
+    raise InputError(Problem(message=message, mark=node.mark, hint=hint))
 
 
 # ------------------------------------------------------------------------------------------------------------ templates
@@ -278,4 +305,7 @@ def variables(subject: Subject) -> dict[str, object]:
         "machine_id": subject.state.machine_id,
         "image": subject.generation.sha256,
         "shared": subject.shared,
+        "login_key": subject.state.login_key,
+        "models": node_models(inventory, subject.node),
+        **template_values(inventory, subject.node),
     }

@@ -117,6 +117,7 @@ def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = 
         if interrupted:
             console.note(f"an apply was interrupted; put back what was there before: {len(interrupted)} files")
         changes = compare(files, root)
+        untold = tuple(path for path in interrupted if path not in {change.path for change in changes})
         staged: dict[PurePosixPath, Path] = {}
         try:
             for change in changes:
@@ -125,10 +126,12 @@ def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = 
             checked = check_files(staged, everything=servers is not None)
             backup = _back_up(root, changes) if changes else None
             if backup is not None:
-                _write_journal(root, changes, backup)
-                _swap(root, changes, staged, servers)
+                _write_journal(root, changes, backup, untold)
+                _swap(root, changes, staged, servers, untold)
             elif servers is not None:
-                servers.update(())  # a server that does not run is started all the same
+                servers.update(untold)  # a server that does not run is started all the same
+            _journal(root).unlink(missing_ok=True)
+            _drop_old_backups(root, backup)
         finally:
             for path in {*_OWN, *(file.path for file in files)}:
                 _staged(root, path).unlink(missing_ok=True)
@@ -136,25 +139,41 @@ def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = 
 
 
 def recover(root: Path) -> tuple[PurePosixPath, ...]:
-    """Put back what an interrupted apply was replacing; return those files."""
-    journal = _at(root, STATE / "journal.json")
-    if not journal.is_file():
+    """Put back what an interrupted apply was replacing; return the files that servers have to be told of.
+
+    The journal stays until they were. Raises HostError when what was there before has been deleted since.
+    """
+    if not _journal(root).is_file():
         return ()
-    noted = json.loads(journal.read_text())
+    noted = json.loads(_journal(root).read_text())
     backup = _at(root, PurePosixPath(noted["backup"]))
-    paths = tuple(PurePosixPath(path) for path in noted["paths"])
-    for path in paths:
-        live, kept = _at(root, path), backup / path.relative_to("/")
+    lost = [path for path in noted["replaced"] if not (backup / path.lstrip("/")).is_file()]
+    if lost:
+        hint = f"put them in order by hand, then: sudo rm {_journal(root)}; sudo pibuild services apply"
+        raise HostError(f"an apply was interrupted, and {backup} no longer has {', '.join(lost)}", hint=hint)
+    for path in map(PurePosixPath, [*noted["replaced"], *noted["new"]]):
+        live = _at(root, path)
         _staged(root, path).unlink(missing_ok=True)
-        if kept.is_file():
+        if str(path) in noted["replaced"]:
+            kept = backup / path.relative_to("/")
             _put(live, kept.read_bytes(), like=kept)
         else:
             live.unlink(missing_ok=True)
-    journal.unlink()
-    return paths
+    return tuple(sorted(map(PurePosixPath, [*noted["replaced"], *noted["new"], *noted["untold"]])))
 
 
-def _swap(root: Path, changes: Sequence[Change], staged: dict[PurePosixPath, Path], servers: Servers | None) -> None:
+def is_interrupted(root: Path) -> bool:
+    """Return whether an apply was killed, and nobody has tidied up after it."""
+    return _journal(root).is_file()
+
+
+def _swap(
+    root: Path,
+    changes: Sequence[Change],
+    staged: dict[PurePosixPath, Path],
+    servers: Servers | None,
+    untold: Sequence[PurePosixPath],
+) -> None:
     """Rename the new files into place and tell the servers; undo both when anything fails."""
     paths = tuple(change.path for change in changes)
     try:
@@ -165,15 +184,15 @@ def _swap(root: Path, changes: Sequence[Change], staged: dict[PurePosixPath, Pat
                 _at(root, path).unlink()
             _sync(_at(root, path).parent)
         if servers is not None:
-            servers.update(paths)
+            servers.update((*paths, *untold))
     except BaseException as error:
         recover(root)
-        failed = servers.undo(paths) if servers is not None else []
+        failed = servers.undo((*paths, *untold)) if servers is not None else []
         if isinstance(error, PibuildError):
             error.message += "\nundone: the files are as they were before"
             error.message += f"; this failed all the same: {'; '.join(failed)}" if failed else ""
+        _journal(root).unlink()
         raise
-    (_at(root, STATE) / "journal.json").unlink()
 
 
 # -------------------------------------------------------------------------------------------------------------- files
@@ -234,7 +253,7 @@ def _sync(directory: Path) -> None:
 
 
 def _back_up(root: Path, changes: Sequence[Change]) -> Path:
-    """Copy what will be replaced; return the directory that holds it. The oldest backups beyond KEPT go."""
+    """Copy what will be replaced; return the directory that holds it."""
     backups = _at(root, BACKUPS)
     backup = backups / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     backup.mkdir(parents=True, mode=0o700)
@@ -243,18 +262,33 @@ def _back_up(root: Path, changes: Sequence[Change]) -> Path:
             kept = backup / change.path.relative_to("/")
             kept.parent.mkdir(parents=True, exist_ok=True)
             _write(kept, _at(root, change.path).read_bytes(), like=_at(root, change.path))
-    for old in sorted(backups.iterdir())[:-KEPT]:
-        shutil.rmtree(old)
     return backup
 
 
-def _write_journal(root: Path, changes: Sequence[Change], backup: Path) -> None:
-    journal = _at(root, STATE) / "journal.json"
-    noted = {"backup": str(BACKUPS / backup.name), "paths": [str(change.path) for change in changes]}
-    staged = journal.with_suffix(".new")
+def _drop_old_backups(root: Path, newest: Path | None) -> None:
+    """Remove the oldest beyond KEPT, never the newest: a board without a battery may have begun in an earlier year."""
+    backups = _at(root, BACKUPS)
+    others = sorted(path for path in backups.iterdir() if path != newest) if backups.is_dir() else []
+    for old in others[: max(0, len(others) + 1 - KEPT)]:
+        shutil.rmtree(old)
+
+
+def _journal(root: Path) -> Path:
+    return _at(root, STATE / "journal.json")
+
+
+def _write_journal(root: Path, changes: Sequence[Change], backup: Path, untold: Sequence[PurePosixPath]) -> None:
+    """Note what is being replaced; `untold` are files of an interrupted apply that are as they should be."""
+    noted = {
+        "backup": str(BACKUPS / backup.name),
+        "replaced": [str(change.path) for change in changes if change.before is not None],
+        "new": [str(change.path) for change in changes if change.before is None],
+        "untold": [str(path) for path in untold],
+    }
+    staged = _journal(root).with_suffix(".new")
     _write(staged, json.dumps(noted).encode(), like=None)
-    staged.replace(journal)
-    _sync(journal.parent)
+    staged.replace(_journal(root))
+    _sync(_journal(root).parent)
 
 
 @contextlib.contextmanager

@@ -5,15 +5,19 @@ What to run is data (`commands`), so that tests compare lists; `Servers` runs it
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from builder.errors import HostError, VerdictError
-from builder.run import run
-from builder.services import HOSTS, NAT, NAT_UNIT, SYSCTL
+from builder.node_metrics import CONFIG, FILES
+from builder.run import PATH, run
+from builder.services import FLEET_UNIT, HOSTS, NAT, NAT_UNIT, SYSCTL, serves_fleet
 from builder.services_dhcp import DHCPD, DHCPD_DEFAULTS, DNSMASQ, KEA, RESERVATIONS, TFTPD
 from builder.services_files import Serving
+from builder.services_leases import contradicting, replace
 from builder.services_nfs import EXPORTS, GANESHA, NFS_CONF, exports
 
 Command = tuple[str, ...]
@@ -51,7 +55,11 @@ NAT_SERVICE = Unit(
     reload_on=(NAT, NAT_UNIT),
     reload=("systemctl", "reload", "pibuild-nat.service"),
 )
-ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE)
+FLEET = Unit(name="pibuild-fleet.service", restart_on=(FLEET_UNIT,))
+ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE, FLEET)
+_OURS = {NAT_SERVICE: NAT_UNIT, FLEET: FLEET_UNIT}
+# Patterns, which match nothing on a server that has no forwarder installed
+FORWARDER = ("vmagent.servic[e]", "prometheus-node-exporter.servic[e]")
 PACKAGES = {
     ISC.name: "isc-dhcp-server",
     KEA_UNIT.name: "kea-dhcp4-server",
@@ -73,6 +81,7 @@ def wanted_units(here: Serving) -> tuple[Unit, ...]:
         NFS: cluster.nfs.server == "kernel",
         GANESHA_UNIT: cluster.nfs.server == "ganesha",
         NAT_SERVICE: here.entry.uplink is not None,
+        FLEET: serves_fleet(here),
     }
     return tuple(unit for unit in ALL if wanted[unit])
 
@@ -83,7 +92,7 @@ def commands(here: Serving, changed: Collection[PurePosixPath], active: Collecti
     A server that is not wanted any more is stopped before another takes its port; one that does not run is started.
     """
     wanted = wanted_units(here)
-    told: list[Command] = [("systemctl", "daemon-reload")] if NAT_UNIT in changed else []
+    told: list[Command] = [("systemctl", "daemon-reload")] if set(_OURS.values()) & set(changed) else []
     told += [("systemctl", "disable", "--now", unit.name) for unit in ALL if unit not in wanted and unit.name in active]
     if SYSCTL in changed and here.entry.uplink is not None:
         told.append(("sysctl", "-q", "-p", str(SYSCTL)))
@@ -94,16 +103,22 @@ def commands(here: Serving, changed: Collection[PurePosixPath], active: Collecti
             told.append(("systemctl", "restart", unit.name))
         elif set(unit.reload_on) & set(changed):
             told.append(unit.reload)
+    if {PurePosixPath(CONFIG, name) for name in FILES} & set(changed):
+        told.append(("systemctl", "restart", *FORWARDER))
     return told
 
 
 @dataclass(slots=True, kw_only=True)
 class Servers:
-    """The servers of this machine, under systemd. Knows what it stopped and started, to undo it."""
+    """The servers of this machine, under systemd. Knows what it stopped and started, to undo it.
+
+    `paused` are those stopped to take leases from them that contradict the inventory; they run again afterwards.
+    """
 
     here: Serving
     stopped: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
+    paused: list[str] = field(default_factory=list)
     said: list[Command] = field(default_factory=list)
 
     def update(self, changed: Collection[PurePosixPath]) -> None:
@@ -113,16 +128,32 @@ class Servers:
             _require(unit)
         for export in exports(self.here):
             export.path.mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
+        self._take_leases(active)
         for command in commands(self.here, changed, active):
             if command[:3] == ("systemctl", "disable", "--now"):
                 self.stopped.append(command[3])
             if command[:2] == ("systemctl", "start"):
                 self.started.append(command[2])
-            self.said.append(command)
-            run(command, timeout=_TIMEOUT, hint=_journal(command[-1]) if command[0] == "systemctl" else "")
+            self._tell(command)
         dead = [unit.name for unit in wanted_units(self.here) if unit.name not in _active(ALL)]
         if dead:
             raise VerdictError(f"not running with the new files: {', '.join(dead)}", hint=_journal(dead[0]))
+
+    def _take_leases(self, active: Collection[str]) -> None:
+        """Take leases that contradict the inventory from a server that runs: it would give nobody else the address."""
+        unit = {"dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}.get(self.here.inventory.cluster.dhcp.server)
+        books = contradicting(self.here.inventory)
+        if unit is None or unit.name not in active or not books:
+            return
+        self.paused.append(unit.name)
+        self._tell(("systemctl", "stop", unit.name))
+        for path, text in books.items():
+            replace(path, text)
+        self._tell(("systemctl", "start", unit.name))
+
+    def _tell(self, command: Command) -> None:
+        self.said.append(command)
+        run(command, timeout=_TIMEOUT, hint=_journal(command[-1]) if command[0] == "systemctl" else "")
 
     def undo(self, changed: Collection[PurePosixPath]) -> list[str]:
         """Let the servers know that the old files are back; return what failed even so."""
@@ -131,6 +162,7 @@ class Servers:
         told = [command for command in told if command[-1] not in self.started]
         told += [("systemctl", "disable", "--now", unit) for unit in self.started]
         told += [("systemctl", "enable", "--now", unit) for unit in self.stopped]
+        told += [("systemctl", "start", unit) for unit in self.paused]
         ended = [run(command, check=False, timeout=_TIMEOUT) for command in told]
         return [" ".join(one.argv) for one in ended if one.returncode != 0]
 
@@ -143,7 +175,11 @@ def _active(units: Collection[Unit]) -> set[str]:
 
 def _require(unit: Unit) -> None:
     """Raise HostError when a server is not installed."""
-    if unit is not NAT_SERVICE and run(["systemctl", "cat", unit.name], check=False).returncode != 0:
+    if unit is FLEET:  # it names no path: the same unit wherever pibuild was installed
+        if shutil.which("pibuild", path=PATH) is None:
+            hint = f"sudo ln -s {Path(sys.executable).with_name('pibuild')} /usr/local/bin/"
+            raise HostError("the fleet manager's unit runs pibuild, which is not in systemd's path", hint=hint)
+    elif unit is not NAT_SERVICE and run(["systemctl", "cat", unit.name], check=False).returncode != 0:
         raise HostError(f"{unit.name} is not installed", hint=f"sudo apt-get install {PACKAGES[unit.name]}")
 
 

@@ -7,19 +7,22 @@ listed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import requests
 
 from builder.console import note
 from builder.errors import HostError, VerdictError
-from builder.run import Completed, find_tool, run
+from builder.run import Argv, Completed, find_tool, run
 
 _EVERY = 2.0  # seconds between two looks
 _FATAL: tuple[tuple[str, str], ...] = (
@@ -116,49 +119,52 @@ class SerialConsole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shell:
-    """A way in by ssh: a forwarded loopback port, a private key, a user."""
+    """A way in by ssh: an address, a private key, a user; by default a forwarded port of this machine.
+
+    `entered` gives the thread the network that the address is in. With `known_hosts` only a host key in that file will
+    do; without, any.
+    """
 
     port: int
     key: Path
     user: str
+    host: str = "127.0.0.1"
+    known_hosts: Path | None = None
+    entered: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def run(self, command: str, *, timeout: float) -> Completed:
         """Run a command as the user. `returncode` is 255 when it could not be, or did not end in `timeout` seconds."""
-        return _patient(
-            [*self._ssh(), "-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@127.0.0.1", command], timeout
-        )
+        return self._patient([*self.argv(), command], timeout)
 
     def methods(self, *, timeout: float) -> tuple[str, ...]:
         """Return the ways of authentication that the server offers to somebody without a key."""
-        return offered(
-            _patient(
-                [*self._ssh(), "-o", "PreferredAuthentications=none", f"{self.user}@127.0.0.1", "true"], timeout
-            ).stderr
-        )
+        keyless = [*self._ssh(), "-o", "PreferredAuthentications=none", f"{self.user}@{self.host}", "true"]
+        return offered(self._patient(keyless, timeout).stderr)
 
     def host_keys(self, *, timeout: float) -> Mapping[str, str]:
         """Return the fingerprints of the server's host keys by kind."""
-        done = _patient(["ssh-keyscan", "-T", f"{timeout:.0f}", "-p", str(self.port), "127.0.0.1"], 4 * timeout)
-        return fingerprints(done.stdout)
+        scan = ["ssh-keyscan", "-T", f"{timeout:.0f}", "-p", str(self.port), self.host]
+        return fingerprints(self._patient(scan, 4 * timeout).stdout)
+
+    def argv(self) -> list[str | Path]:
+        """Return ssh's command line up to the command to run."""
+        return [*self._ssh(), "-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@{self.host}"]
 
     def _ssh(self) -> list[str]:
-        options = ("BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "LogLevel=ERROR")
+        known = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
         anyone = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
-        return [
-            "ssh",
-            "-F",
-            "/dev/null",
-            "-p",
-            str(self.port),
-            *(word for o in (*options, *anyone) for word in ("-o", o)),
-        ]
+        options = ("BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "LogLevel=ERROR")
+        words = (word for option in (*options, *(known if self.known_hosts else anyone)) for word in ("-o", option))
+        return ["ssh", "-F", "/dev/null", "-p", str(self.port), *words]
 
-
-def _patient(argv: list[str | Path], timeout: float) -> Completed:
-    try:
-        return run(argv, check=False, timeout=timeout)
-    except HostError as error:
-        return Completed(argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout)
+    def _patient(self, argv: Argv, timeout: float) -> Completed:
+        try:
+            with self.entered():
+                return run(argv, check=False, timeout=timeout)
+        except HostError as error:
+            return Completed(
+                argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +249,7 @@ def grown(expected: Expected, now: int) -> Check:
 # Looking ------------------------------------------------------------------------------------------
 
 
-class _NotSeenError(Exception):
+class NotSeenError(Exception):
     """The machine does not come further: the check that says so."""
 
     def __init__(self, check: Check) -> None:
@@ -252,7 +258,7 @@ class _NotSeenError(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class _Watch:
+class Watch:
     """A look at machines against the clock; says each thing as soon as it is known."""
 
     deadline: float
@@ -260,6 +266,7 @@ class _Watch:
     checks: list[Check]
 
     def say(self, check: Check) -> None:
+        """Keep a check and tell of it."""
         note(f"{time.monotonic() - self.begun:6.0f} s  {check.name}: {'' if check.ok else 'FAILED: '}{check.detail}")
         self.checks.append(check)
 
@@ -284,26 +291,27 @@ class _Watch:
         return time.monotonic() - self.begun
 
     def give_up(self, console: SerialConsole, name: str) -> None:
+        """Raise NotSeenError when the machine will not come up any more, or the time is over."""
         reason = console.fatal()
         if not reason and time.monotonic() > self.deadline:
             last = [line for line in console.text().splitlines() if line.strip()][-1:] or ["nothing was printed"]
             reason = f"not within {self.deadline - self.begun:.0f} s; last on the console: {last[0].strip()}"
         if reason:
-            raise _NotSeenError(Check(name=name, ok=False, detail=reason))
+            raise NotSeenError(Check(name=name, ok=False, detail=reason))
 
 
 def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> tuple[Check, ...]:
     """Look at two machines booted from fresh copies of one image until `deadline` (monotonic seconds)."""
     find_tool("ssh", package="openssh-client")
     find_tool("ssh-keyscan", package="openssh-client")
-    watch = _Watch(deadline=deadline, begun=time.monotonic(), checks=[])
+    watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
     try:
         kernel = watch.until_printed(first.console, r"Linux version (\S+)", "kernel up")
         watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
         seconds = watch.until_reached(first, "ssh by key")
         watch.say(Check(name="ssh by key", ok=True, detail=f"{first.shell.user}, after {seconds:.0f} s"))
-        watch.say(_settled(first, watch))
-        one = _facts(first, watch)
+        watch.say(settled(first, watch))
+        one = facts_of(first, watch)
         name = one.get("hostname", "")
         watch.say(
             Check(
@@ -316,18 +324,18 @@ def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> t
             watch.say(grown(expected, int(one.get("root") or 0)))
         watch.say(_metrics(first, one, watch))
         watch.until_reached(second, "second copy")
-        other = _facts(second, watch)
+        other = facts_of(second, watch)
         watch.say(distinct("machine-id unique", one.get("machine-id", ""), other.get("machine-id", "")))
         watch.say(_host_keys(first, second, watch))
-        watch.say(_no_password(first, watch))
-    except _NotSeenError as stop:
+        watch.say(no_password(first, watch))
+    except NotSeenError as stop:
         watch.say(stop.check)
     return tuple(watch.checks)
 
 
 def look_at_console(console: SerialConsole, *, deadline: float) -> tuple[Check, ...]:
     """Look at a machine without a network until it has reached userspace."""
-    watch = _Watch(deadline=deadline, begun=time.monotonic(), checks=[])
+    watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
     try:
         kernel = watch.until_printed(console, r"Linux version (\S+)", "kernel up")
         watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
@@ -337,17 +345,18 @@ def look_at_console(console: SerialConsole, *, deadline: float) -> tuple[Check, 
             console, r"Run (/\S*init\S*) as init process|systemd\[1\]: systemd (\S+) running", "userspace"
         )
         watch.say(Check(name="userspace", ok=True, detail=init.group().strip()))
-    except _NotSeenError as stop:
+    except NotSeenError as stop:
         watch.say(stop.check)
     return tuple(watch.checks)
 
 
-def _facts(machine: Seen, watch: _Watch) -> Mapping[str, str]:
-    command = "; ".join(f'echo "{name}=$({how})"' for name, how in _FACTS.items())
+def facts_of(machine: Seen, watch: Watch, asked: Mapping[str, str] = MappingProxyType(_FACTS)) -> Mapping[str, str]:
+    """Return what commands print on a machine (name to command), each in one line."""
+    command = "; ".join(f'echo "{name}=$({how})"' for name, how in asked.items())
     return facts(machine.shell.run(command, timeout=watch.left(120)).stdout)
 
 
-def _settled(machine: Seen, watch: _Watch) -> Check:
+def settled(machine: Seen, watch: Watch) -> Check:
     """Wait until systemd has nothing left to start, and see how it calls its state."""
     name = "systemd running"
     while True:
@@ -365,7 +374,7 @@ def _settled(machine: Seen, watch: _Watch) -> Check:
         time.sleep(_EVERY)
 
 
-def _complaints(machine: Seen, watch: _Watch) -> str:
+def _complaints(machine: Seen, watch: Watch) -> str:
     """Return each failed unit with the last lines of its journal."""
     listed = machine.shell.run(
         "systemctl list-units --state=failed --plain --no-legend --no-pager", timeout=watch.left(60)
@@ -378,7 +387,7 @@ def _complaints(machine: Seen, watch: _Watch) -> str:
     return "\n".join(said)
 
 
-def _metrics(machine: Seen, known: Mapping[str, str], watch: _Watch) -> Check:
+def _metrics(machine: Seen, known: Mapping[str, str], watch: Watch) -> Check:
     name = "node_exporter answers"
     if known.get("metrics") != "enabled":
         return Check(name=name, ok=True, detail="not in this image")
@@ -397,12 +406,13 @@ def _metrics(machine: Seen, known: Mapping[str, str], watch: _Watch) -> Check:
         time.sleep(_EVERY)
 
 
-def _host_keys(first: Seen, second: Seen, watch: _Watch) -> Check:
+def _host_keys(first: Seen, second: Seen, watch: Watch) -> Check:
     one, other = (machine.shell.host_keys(timeout=watch.left(60)) for machine in (first, second))
     return own_keys(one, other)
 
 
-def _no_password(machine: Seen, watch: _Watch) -> Check:
+def no_password(machine: Seen, watch: Watch) -> Check:
+    """Return the check that nobody gets in by guessing."""
     methods = machine.shell.methods(timeout=watch.left(60))
     ok = methods == ("publickey",)
     return Check(name="no ssh by password", ok=ok, detail=f"offered: {', '.join(methods) or 'no answer'}")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+_BLOCK = 1 << 16
+
 
 @dataclass(slots=True, kw_only=True)
 class Web:
@@ -23,12 +25,18 @@ class Web:
     break_after: list[int] = field(default_factory=list)  # body bytes after which the next answers break off
     statuses: list[int] = field(default_factory=list)  # answered by the next requests instead of the file
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    root: Path | None = None  # a directory that is served too
+    redirects: dict[str, str] = field(default_factory=dict)  # path to where it lies now
+    spoil: dict[str, int] = field(default_factory=dict)  # path to how many more times its answers get a wrong byte
+    sent: int = 0  # bytes of bodies so far
 
     def url(self, path: str, *, login: str = "") -> str:
         return f"http://{login + '@' if login else ''}127.0.0.1:{self.port}{path}"
 
     def content(self, path: str) -> bytes | None:
         held = self.files.get(path)
+        if held is None and self.root is not None and (self.root / path.lstrip("/")).is_file():
+            held = self.root / path.lstrip("/")
         return held.read_bytes() if isinstance(held, Path) else held
 
     def asked(self, header: str) -> list[str]:
@@ -65,6 +73,12 @@ def serve() -> Iterator[Web]:
 def _answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
     web.requests.append((handler.path, dict(handler.headers.items())))
     path = handler.path.partition("?")[0]
+    if path in web.redirects:
+        handler.send_response(302)
+        handler.send_header("Location", web.redirects[path])
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return
     content = web.content(path)
     status = web.statuses.pop(0) if web.statuses else 404 if content is None else 200
     if status != 200 or content is None:
@@ -73,30 +87,39 @@ def _answer(web: Web, handler: BaseHTTPRequestHandler) -> None:
         handler.end_headers()
         return
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    begin = _begin(web, handler, tag)
+    begin, end = _span(web, handler, tag, len(content))
     if begin > len(content) or (begin and begin == len(content)):
         handler.send_response(416)
         handler.send_header("Content-Range", f"bytes */{len(content)}")
         handler.send_header("Content-Length", "0")
         handler.end_headers()
         return
-    handler.send_response(206 if begin else 200)
-    if begin:
-        handler.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+    partial = begin > 0 or end < len(content)
+    handler.send_response(206 if partial else 200)
+    if partial:
+        handler.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
     if web.tagged:
         handler.send_header("ETag", tag)
-    handler.send_header("Content-Length", str(len(content) - begin))
+    handler.send_header("Content-Length", str(end - begin))
     handler.end_headers()
-    body = content[begin:]
+    body = content[begin:end]
+    if web.spoil.get(path):
+        web.spoil[path] -= 1
+        body = bytes([body[0] ^ 1]) + body[1:]
     if web.break_after:
         body = body[: web.break_after.pop(0)]
         handler.close_connection = True
-    handler.wfile.write(body)
+    with contextlib.suppress(ConnectionError):  # the client was killed
+        for place in range(0, len(body), _BLOCK):
+            handler.wfile.write(body[place : place + _BLOCK])
+            web.sent += len(body[place : place + _BLOCK])
 
 
-def _begin(web: Web, handler: BaseHTTPRequestHandler, tag: str) -> int:
+def _span(web: Web, handler: BaseHTTPRequestHandler, tag: str, size: int) -> tuple[int, int]:
+    """Return the first byte of the answer, and the one after its last."""
     asked = handler.headers.get("Range", "")
     condition = handler.headers.get("If-Range", "")
     if not web.ranges or not asked or (condition and condition != tag):
-        return 0
-    return int(asked.removeprefix("bytes=").removesuffix("-")) + web.shift
+        return 0, size
+    begin, _, end = asked.removeprefix("bytes=").partition("-")
+    return int(begin) + web.shift, min(int(end) + 1, size) if end else size

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("run", "console", "steps.base"),
     (),  # host tools
-    ("steps", "variables", "recipe", "inventory"),
+    ("steps", "variables", "recipe", "inventory", "model_window"),
     (
         "base_image",
         "image",
@@ -31,13 +31,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "verdict",
         "schema",
         "generation",
+        "node_metrics",
         "services",
+        "fleet",
     ),
-    ("node_state", "personalise", "node_root", "netboot_gc"),
+    ("node_state", "personalise", "node_root", "netboot_gc", "backup"),
     ("lock",),
     ("plan",),
     ("layers",),
     ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
+    ("lab", "boot_netboot"),
     ("cli",),
     ("__main__",),
 )

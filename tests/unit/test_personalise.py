@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -91,11 +93,11 @@ def test_cmdline_and_fstab_name_the_root_they_belong_to(subject: Subject) -> Non
     made = personalise(subject)
     assert made.name.startswith("0123456789ab-")
     assert made.cmdline == (
-        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard"
+        f"console=tty0 root=/dev/nfs nfsroot=192.168.2.1:/srv/netboot/roots/yellow3/{made.name},vers=3,tcp,hard,noacl"
         " rw ip=dhcp cgroup_enable=cpuset cgroup_memory=1 cgroup_enable=memory\n"
     )
     boot = f"192.168.2.1:/srv/netboot/tftp/boot/yellow3/{made.name}"
-    options = "vers=3,tcp,nolock,nofail,_netdev"
+    options = "vers=3,tcp,nolock,noacl,nofail,_netdev"
     assert text_of(subject, "/etc/fstab") == f"{boot} /boot/firmware nfs {options} 0 0\n"
 
 
@@ -155,6 +157,26 @@ def test_a_worker_joins_its_master(subject: Subject) -> None:
     assert '  - "cable=yellow"\n' in config
 
 
+def test_a_node_is_told_of_its_models_or_of_none(subject: Subject) -> None:
+    paths = [f"/etc/pibuild/models.{kind}" for kind in ("json", "signers")]
+    assert [text_of(subject, path) for path in paths] == ["", ""]  # the unit's condition is a file that is not empty
+    path = subject.inventory.path
+    text = path.read_text().replace("  nfs: {server", "  models: {store: https://models.example.org/}\n  nfs: {server")
+    path.write_text(text.replace("  worker:\n", '  worker:\n    models: {jen: "3"}\n'))
+    inventory = load_inventory(path)
+    told = replace(subject, inventory=inventory, node=inventory.node("yellow3"))
+    assert json.loads(text_of(told, paths[0])) == {
+        "store": "https://models.example.org/",
+        "models": {"jen": "3"},
+        "window": {"start": "01:00", "length": 14400},
+        "limit": 0,
+        "signed": True,
+    }
+    assert text_of(told, paths[1]) == 'publisher namespaces="pibuild-model" ssh-ed25519 AAAA login node\n'
+    timer = text_of(told, "/etc/systemd/system/pibuild-models.timer.d/window.conf")
+    assert "OnCalendar=\nOnCalendar=*-*-* 03:31:38\n" in timer
+
+
 def test_machine_ids_are_those_of_the_serial() -> None:
     assert machine_id("c0a3cab4") == "355aeb8ccdf750beba12bdb2bd314016"
     assert machine_id("c0a3cab5") != machine_id("c0a3cab4")
@@ -202,3 +224,117 @@ def test_any_command_line_becomes_a_good_one(words: list[str]) -> None:
     text = cmdline_for_nfs(" ".join(words), GOOD.split())
     assert lint_cmdline(text) == []
     assert cmdline_for_nfs(text, GOOD.split()) == text
+
+
+# ------------------------------------------------------------------------------------------- k3s, fleet, what is let in
+
+
+def of_inventory(subject: Subject, old: str, new: str, node: str = "yellow3") -> Subject:
+    """Return the subject with another text in the inventory."""
+    path = subject.inventory.path
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    inventory = load_inventory(path)
+    return replace(subject, inventory=inventory, node=inventory.node(node))
+
+
+def test_a_master_serves_and_is_patient(subject: Subject) -> None:
+    master = replace(subject, node=subject.inventory.node("mlops_master"))
+    config = yaml.safe_load(text_of(master, "/etc/rancher/k3s/config.yaml"))
+    assert config["node-name"] == "mlops-master"
+    assert config["tls-san"] == ["192.168.2.2", "mlops-master"]
+    assert config["disable"] == ["servicelb"]  # the inventory has a pool for MetalLB
+    assert config["node-taint"] == ["node-role.kubernetes.io/control-plane=true:NoSchedule"]
+    assert "request-timeout=5m" in config["kube-apiserver-arg"]
+    # a node is lost after a whole number of its reports
+    assert "node-monitor-grace-period=180s" in config["kube-controller-manager-arg"]
+    assert "node-status-update-frequency=20s" in config["kubelet-arg"]
+    worker = yaml.safe_load(text_of(subject, "/etc/rancher/k3s/config.yaml"))
+    assert worker["kubelet-arg"] == config["kubelet-arg"]
+
+
+@pytest.mark.parametrize(("node", "unit"), [("mlops-master", "k3s.service"), ("yellow3", "k3s-agent.service")])
+def test_a_node_starts_the_k3s_of_its_role(subject: Subject, node: str, unit: str) -> None:
+    files = files_of(replace(subject, node=subject.inventory.node(node)))
+    wants = "/etc/systemd/system/multi-user.target.wants"
+    enabled = [path for path in files if path.startswith(wants) and "k3s" in path]
+    assert enabled == [f"{wants}/{unit}"]
+    assert files[enabled[0]].link == f"../{unit}"
+    assert (PROJECT / "overlays/k3s/etc/systemd/system" / unit).is_file()
+
+
+def test_an_option_k3s_does_not_have_is_refused(subject: Subject) -> None:
+    wrong = of_inventory(subject, "  worker:\n", "  worker:\n    k3s: {config: {tls-san: [x], node-lable: [a=b]}}\n")
+    with pytest.raises(InputError) as caught:
+        personalise(wrong)
+    where = "node yellow3: /etc/rancher/k3s/config.yaml.d/50-inventory.yaml"
+    assert [problem.message for problem in caught.value.problems] == [
+        f"{where}: 'node-lable' is no option of k3s agent; did you mean 'node-label'?",
+        f"{where}: 'tls-san' is no option of k3s agent",
+    ]
+
+
+def test_what_the_inventory_adds_counts_when_storage_is_checked(subject: Subject) -> None:
+    wrong = of_inventory(subject, "  worker:\n", "  worker:\n    k3s: {config: {snapshotter: overlayfs}}\n")
+    with pytest.raises(InputError, match="overlayfs on an NFS root"):
+        personalise(wrong)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_volume_of_the_nodes_own_is_kept(subject: Subject, *, shared: bool) -> None:
+    before = personalise(replace(subject, shared=shared))
+    with_volume = of_inventory(subject, "  worker:\n", "  worker:\n    k3s: {volume: 8G}\n")
+    made = personalise(replace(with_volume, shared=shared))
+    assert made.persist == ("/var/lib/pibuild/volumes",)
+    assert made.name != before.name
+    files = {file.path: file.content.decode() for file in made.files if not file.link}
+    assert files["/etc/pibuild/k3s-volume"] == "8G\n"
+    assert "snapshotter" not in files["/etc/rancher/k3s/config.yaml"]  # containerd's own works on ext4
+    kept = "192.168.2.1:/srv/netboot/roots/yellow3/persist/var/lib/pibuild/volumes /var/lib/pibuild/volumes nfs "
+    assert (kept in files["/etc/fstab"]) != shared
+    disk = of_inventory(with_volume, "volume: 8G", "volume: LABEL=k3s")
+    assert personalise(replace(disk, shared=shared)).persist == ()
+    assert text_of(replace(subject, shared=shared), "/etc/pibuild/k3s-volume") == ""
+
+
+def test_a_node_reports_where_the_inventory_says(subject: Subject) -> None:
+    assert text_of(subject, "/etc/pibuild/bootstrap.env") == ""
+    told = of_inventory(subject, "  netboot:", "  fleet: {url: 'http://192.168.2.1:9340'}\n  netboot:")
+    lines = text_of(told, "/etc/pibuild/bootstrap.env").splitlines()
+    assert "FLEET_URL=http://192.168.2.1:9340" in lines
+    assert f"FLEET_IMAGE={subject.generation.sha256}" in lines
+
+
+def test_the_servers_come_first_in_what_a_node_lets_in(subject: Subject) -> None:
+    rules = [line.strip() for line in text_of(subject, "/etc/pibuild/firewall.nft").splitlines()]
+    verdicts = [line for line in rules if line.endswith("accept") or " accept " in line or "drop" in line]
+    assert verdicts[0] == "type filter hook input priority filter; policy drop;"
+    assert verdicts[1] == "ip saddr { 192.168.2.1, 192.168.2.3 } accept"
+    assert not any("6443" in line for line in rules)
+    master = text_of(replace(subject, node=subject.inventory.node("mlops-master")), "/etc/pibuild/firewall.nft")
+    assert "ip saddr 192.168.2.0/24 tcp dport 6443 accept" in master
+
+
+# -------------------------------------------------------------------------------- the faults of the lab's own document
+
+
+FAULTS = {
+    # what its users met: the file that mends it, what is in there
+    "sudo: unable to resolve host": ("/etc/hosts", "127.0.1.1 yellow3"),
+    "nodes are addressed by number": ("/etc/hosts", "192.168.2.20 green1"),
+    "all prompts look alike": ("/etc/profile.d/pibuild-prompt.sh", "33m\\]\\u@yellow3"),
+    "incorrect timestamps: time zone": ("/etc/timezone", "Europe/Athens"),
+    "incorrect timestamps: time server": ("/etc/systemd/timesyncd.conf.d/10-cluster.conf", "NTP=192.168.2.1 ntp.lab"),
+    "overlayfs is refused on NFS": ("/etc/rancher/k3s/config.yaml", "snapshotter: fuse-overlayfs"),
+    "k3s takes slow nodes for dead": ("/etc/rancher/k3s/config.yaml", "node-status-update-frequency=20s"),
+}
+
+
+@pytest.mark.parametrize(("path", "content"), FAULTS.values(), ids=FAULTS)
+def test_what_explode_mends(subject: Subject, path: str, content: str) -> None:
+    told = of_inventory(subject, "  netboot:", "  ntp: [192.168.2.1, ntp.lab]\n  netboot:")
+    assert content in text_of(told, path)
+
+
+def test_the_clock_is_that_of_the_clusters_zone(subject: Subject) -> None:
+    assert files_of(subject)["/etc/localtime"].link == "/usr/share/zoneinfo/Europe/Athens"

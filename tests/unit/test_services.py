@@ -13,7 +13,7 @@ import pytest
 
 from builder.errors import InputError
 from builder.inventory import Inventory, load_inventory
-from builder.services import HOSTS, NAT, SYSCTL, render
+from builder.services import FLEET_UNIT, HOSTS, NAT, SYSCTL, render
 from builder.services_dhcp import (
     DHCPD,
     DNSMASQ,
@@ -28,7 +28,17 @@ from builder.services_dhcp import (
 )
 from builder.services_files import ServerRole, serving
 from builder.services_nfs import EXPORTS, GANESHA, exports
-from builder.services_units import DNSMASQ_UNIT, ISC, KEA_UNIT, NAT_SERVICE, NFS, TFTPD_UNIT, commands
+from builder.services_units import (
+    DNSMASQ_UNIT,
+    FLEET,
+    ISC,
+    KEA_UNIT,
+    NAT_SERVICE,
+    NFS,
+    TFTPD_UNIT,
+    commands,
+    wanted_units,
+)
 from tests.clusters import LAB, variant
 
 GOLDEN = Path(__file__).parent / "golden" / "services"
@@ -203,3 +213,30 @@ def test_ganesha_exports_each_node_to_itself(tmp_path: Path) -> None:
     text = _text(_inventory(tmp_path, "dnsmasq"), GANESHA)
     assert text.count("EXPORT {") == 34
     assert "Clients = 192.168.2.30;" in text
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "said"),
+    [
+        ("http://192.168.2.1:9340", "login", "--listen 192.168.2.1:9340 --dest /srv/netboot\n"),
+        ("https://pi-backup:9443", "backup", "--listen 192.168.2.3:9443 --dest /srv/netboot --certificate "),
+        ("http://elsewhere.example:9340", "", ""),
+    ],
+)
+def test_the_server_that_nodes_report_to_gets_the_fleet_managers_unit(
+    url: str, server: str, said: str, tmp_path: Path
+) -> None:
+    path = variant(tmp_path)
+    assert not any(file.path == FLEET_UNIT for file in render(load_inventory(path), "login"))
+    path.write_text(path.read_text().replace("  netboot:", f"  fleet: {{url: '{url}'}}\n  netboot:"))
+    inventory = load_inventory(path)
+    roles: tuple[ServerRole, ...] = ("login", "backup")
+    for role in roles:
+        here = serving(inventory, role)
+        found = [file.text for file in render(inventory, role) if file.path == FLEET_UNIT]
+        assert (len(found), FLEET in wanted_units(here)) == (int(server == role), server == role)
+        assert all(said in text for text in found)
+        told = commands(here, [FLEET_UNIT], [FLEET.name])
+        assert told[0] == ("systemctl", "daemon-reload")
+        assert (("systemctl", "restart", FLEET.name) in told) == (server == role)
+        assert (("systemctl", "disable", "--now", FLEET.name) in told) == (server != role)

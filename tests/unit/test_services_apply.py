@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import HostError, VerdictError
-from builder.services_apply import BEGIN, END, KEPT, apply, compare, recover, with_block
+from builder.services_apply import BEGIN, END, KEPT, apply, compare, is_interrupted, recover, with_block
 from builder.services_files import ConfigFile
 
 HOSTS, KEA, OLD = (
@@ -187,6 +188,59 @@ def test_the_oldest_backups_go(root: Path) -> None:
     backups = sorted((root / "var/backups/pibuild/services").iterdir())
     assert len(backups) == KEPT
     assert (backups[-1] / "etc/kea/x.conf").read_text() == f"{KEPT + 1}\n"
+
+
+def test_a_clock_that_went_back_does_not_cost_the_newest_backup(root: Path) -> None:
+    for number in range(KEPT):
+        (root / f"var/backups/pibuild/services/21{number:02}0101T000000.000000Z").mkdir(parents=True)
+    applied = apply(FILES, root)
+    assert applied.backup is not None
+    assert (applied.backup / "etc/default/tftpd-hpa").read_text() == "old\n"
+    assert len(list(applied.backup.parent.iterdir())) == KEPT
+
+
+@pytest.mark.tools  # forks
+def test_servers_are_told_of_files_that_a_killed_apply_had_replaced_and_nobody_wants_any_more(root: Path) -> None:
+    class Killed(Servers):
+        def update(self, changed: Sequence[PurePosixPath]) -> None:
+            os._exit(9)  # the servers may have been told of the new files
+
+    before, wanted = contents(root), [ConfigFile(path=path, text=text) for path, text in _as_they_are(root)]
+    child = os.fork()
+    if child == 0:
+        apply(FILES[:1], root, servers=Killed())
+    os.waitpid(child, 0)
+    assert contents(root)["etc/default/tftpd-hpa"] == "new\n"
+    assert is_interrupted(root)
+    servers = Servers(refusals=1)
+    with pytest.raises(VerdictError):
+        apply(wanted, root, servers=servers)
+    assert is_interrupted(root)  # still nobody knows
+    apply(wanted, root, servers=servers)
+    assert contents(root) == before
+    assert (FILES[0].path in servers.told[0], FILES[0].path in servers.told[1]) == (True, True)
+    assert not is_interrupted(root)
+
+
+def _as_they_are(root: Path) -> list[tuple[PurePosixPath, str]]:
+    return [(PurePosixPath("/") / path, text) for path, text in contents(root).items()]
+
+
+def test_a_backup_that_was_deleted_is_not_taken_for_a_file_that_was_not_there(root: Path) -> None:
+    class Killed(Servers):
+        def update(self, changed: Sequence[PurePosixPath]) -> None:
+            raise KeyboardInterrupt
+
+        def undo(self, changed: Sequence[PurePosixPath]) -> list[str]:
+            raise SystemExit(9)
+
+    with pytest.raises(SystemExit):
+        apply(FILES, root, servers=Killed())
+    shutil.rmtree(root / "var/backups")
+    with pytest.raises(HostError, match="no longer has /etc/default/tftpd-hpa") as caught:
+        apply(FILES, root)
+    assert "journal.json" in caught.value.hint
+    assert (root / "etc/default/tftpd-hpa").exists()
 
 
 def test_two_at_once_is_refused(root: Path) -> None:

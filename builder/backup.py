@@ -1,0 +1,141 @@
+"""A node's backups as the login node sees them: where its repository is, what is in it, and bringing it back.
+
+What opens a repository comes from the node's state and reaches restic through its environment, never as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from builder.errors import HostError, InputError, Problem
+from builder.inventory import Inventory, Node
+from builder.inventory_models import Backup
+from builder.netboot import Netboot
+from builder.node_state import backup_keys, read_state
+from builder.run import Completed, find_tool, run
+
+_PATIENCE = 120  # seconds to list or open a repository
+CA = "overlays/node/etc/pibuild/backup-ca.pem"  # beside cluster.yaml; nodes get it as any other file there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """A node's repository and what opens it. `url` holds no secret."""
+
+    node: str
+    url: str
+    password: str
+    keys: Mapping[str, str]
+    ca: Path | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Return restic's environment. The password of a rest-server is in the URL, as restic before 0.16 needs it."""
+        url, keys = self.url, dict(self.keys)
+        user, secret = keys.pop("RESTIC_REST_USERNAME", ""), keys.pop("RESTIC_REST_PASSWORD", "")
+        if url.startswith("rest:"):
+            scheme, _, rest = url.partition("://")
+            url = f"{scheme}://{quote(user, safe='')}:{quote(secret, safe='')}@{rest}"
+        ca = {"RESTIC_CACERT": str(self.ca)} if self.ca else {}
+        return {"RESTIC_REPOSITORY": url, "RESTIC_PASSWORD": self.password, "RESTIC_PROGRESS_FPS": "0.01", **keys, **ca}
+
+    def restic(self, *words: str | Path, timeout: float | None = None, check: bool = True) -> Completed:
+        """Run restic on it. Raises CommandError, HostError."""
+        restic = find_tool("restic", package="restic")
+        ca = ("--cacert", self.ca) if self.ca else ()  # the variable is unknown to releases before 0.16
+        sftp = ("-o", f"sftp.args={_SFTP}") if self.url.startswith("sftp:") else ()
+        command = (restic, "--no-cache", *ca, *sftp, *words)
+        what = f"{self.node}'s backups in {self.url}"
+        hint = "does the store answer, and does it know the node? pibuild backup gateway" if check else ""
+        return run(command, env=self.environment(), timeout=timeout, check=check, what=what, hint=hint)
+
+
+_SFTP = "-o BatchMode=yes -o ConnectTimeout=30 -o StrictHostKeyChecking=accept-new"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One backup. `time` is RFC 3339; `files` and `size` (bytes) are None where restic kept no count."""
+
+    id: str
+    time: str
+    host: str
+    paths: tuple[str, ...]
+    files: int | None
+    size: int | None
+
+
+def settings(inventory: Inventory) -> Backup:
+    """Return where the cluster's backups go. Raises InputError where it says nothing."""
+    if inventory.cluster.backup is None:
+        hint = "cluster: backup: {repository: 'rest:https://backup.example:8000'}"
+        raise InputError(Problem(message=f"{inventory.path} does not say where backups go", hint=hint))
+    return inventory.cluster.backup
+
+
+def url_of(base: str, node: Node) -> str:
+    """Return a node's own repository below the cluster's; a rest-server's private ones end in a slash."""
+    return f"{base.rstrip('/')}/{node.name}{'/' if base.startswith('rest:') else ''}"
+
+
+def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str = "") -> Repository:
+    """Return a node's repository as its state opens it; `base` is another place than the inventory's.
+
+    Raises InputError for a node that has no state here.
+    """
+    where = base or settings(inventory).repository
+    try:
+        state = read_state(netboot, node)
+    except PermissionError as error:
+        raise HostError(f"{error.filename} cannot be read", hint="run as root (sudo)") from error
+    if state is None:
+        hint = "pibuild backup gateway makes it, and explode; --dest names another directory"
+        raise InputError(Problem(message=f"{netboot.state} holds no state of {node.name}", hint=hint))
+    ca = inventory.path.resolve().parent / CA
+    return Repository(
+        node=node.name,
+        url=url_of(where, node),
+        password=(netboot.state / node.name / "restic-password").read_text().strip(),
+        keys=dict(line.split("=", 1) for line in backup_keys(netboot, node).decode().splitlines() if "=" in line),
+        ca=ca if ca.is_file() else None,
+    )
+
+
+def snapshots(of: Repository) -> tuple[Snapshot, ...]:
+    """Return all snapshots of a repository, the oldest first. Raises CommandError."""
+    listed = json.loads(of.restic("snapshots", "--no-lock", "--json", timeout=_PATIENCE).stdout) or []
+    found = [
+        Snapshot(
+            id=one["short_id"],
+            time=one["time"],
+            host=one["hostname"],
+            paths=tuple(one["paths"]),
+            files=one.get("summary", {}).get("total_files_processed"),
+            size=one.get("summary", {}).get("total_bytes_processed"),
+        )
+        for one in listed
+    ]
+    return tuple(sorted(found, key=lambda one: one.time))
+
+
+def restore(of: Repository, to: Path, *, snapshot: str = "latest", include: Sequence[str] = ()) -> int:
+    """Bring a snapshot, or the paths `include` of it, back below a directory; return how many files are there then.
+
+    Raises InputError for a directory that has something in it, CommandError.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        hint = "name a new directory: what is there would be mixed with what comes back"
+        raise InputError(Problem(message=f"{to} is not an empty directory", hint=hint))
+    words: list[str | Path] = ["restore", snapshot, "--no-lock", "--target", to]
+    words += ["--host", of.node] if snapshot == "latest" else []
+    for path in include:
+        words += ["--include", path]
+    of.restic(*words)
+    restored = sum(1 for path in to.rglob("*") if path.is_symlink() or path.is_file())
+    if include and not restored:
+        hint = f"pibuild backup list {of.node}; a path as it is on the node: /etc/hostname"
+        raise InputError(Problem(message=f"nothing in snapshot {snapshot} is called {', '.join(include)}", hint=hint))
+    return restored

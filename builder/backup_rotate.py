@@ -1,0 +1,153 @@
+"""New passwords for a node's backups: of its repository, and of the server it is on; the old ones open nothing after.
+
+In an order that a power cut or a dead node between any two steps leaves repairable by running it again: the new
+passwords are written down, the repository gets the new key, the node gets them, the gateway does, the state does, and
+last the old keys are removed. Until then the old ones open the repository, too.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.backup import Repository, repository
+from builder.backup_gateway import Gateway, Shell, latest, users
+from builder.errors import HostError
+from builder.inventory import Inventory, Node
+from builder.netboot import Netboot, write
+from builder.node_root import apply_files
+from builder.node_state import BACKUP_KEYS, BACKUP_PASSWORD, backup_keys, make_state
+from builder.personalise import NodeFile
+
+SECRETS = ("restic-http-password", "restic-password")
+_PROGRAM = "/usr/local/lib/pibuild/backup"
+_PATIENCE = 120  # seconds
+# what restic says of a place with nothing in it; releases before 0.17 have no exit code of its own for that
+_NOTHING = ("does not exist", "no such file", "specified key does not exist")
+_NO_REPOSITORY = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotated:
+    """What a rotation did: whether there was a repository, how the node got the passwords, how many keys went."""
+
+    node: str
+    repository: bool
+    roots: int
+    pushed: bool
+    removed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """A rotation of one node's passwords. `push`: the node runs, and gets them over ssh as well."""
+
+    inventory: Inventory
+    netboot: Netboot
+    node: Node
+    gateway: Gateway | None
+    push: bool
+
+    def run(self) -> Rotated:
+        """Rotate. Takes the directory's lock. Raises HostError, CommandError; then it is to be run again."""
+        shell = Shell(netboot=self.netboot, node=self.node) if self.push else None
+        with self.netboot.locked():
+            make_state(self.netboot, (self.node,))
+            for reachable in (shell, self.gateway):
+                if reachable is not None:
+                    reachable.check()
+            home = self.netboot.state / self.node.name
+            for name in SECRETS:
+                if not (home / f"{name}.next").is_file():
+                    write(home / f"{name}.next", f"{secrets.token_hex(32)}\n".encode(), 0o600)
+            there = self._add_key()
+            roots = self._fill_roots()
+            if shell is not None:
+                shell.run([_PROGRAM, "secrets"], stdin=self._password() + self._keys())
+            if self.gateway is not None:
+                self.gateway.call("users", stdin=users(self.inventory, self.netboot))
+            for name in SECRETS:
+                (home / f"{name}.next").replace(home / name)
+            self.netboot.flush()
+            removed = self._remove_keys() if there else 0
+        return Rotated(node=self.node.name, repository=there, roots=roots, pushed=self.push, removed=removed)
+
+    def _password(self) -> bytes:
+        return f"{latest(self.netboot, self.node, 'restic-password')}\n".encode()
+
+    def _keys(self) -> bytes:
+        old = (self.netboot.state / self.node.name / "restic-http-password").read_text().strip()
+        new = latest(self.netboot, self.node, "restic-http-password")
+        return backup_keys(self.netboot, self.node).replace(old.encode(), new.encode())
+
+    def _add_key(self) -> bool:
+        """Give the repository the new key unless it has it; return whether there is a repository."""
+        now = repository(self.inventory, self.netboot, self.node)
+        new = latest(self.netboot, self.node, "restic-password")
+        said = ""
+        for one in self._ways_in(now, new):
+            opened = one.restic("cat", "config", timeout=_PATIENCE, check=False)
+            said = opened.stderr
+            if opened.returncode == _NO_REPOSITORY or any(word in said for word in _NOTHING):
+                return False
+            if opened.returncode == 0:
+                if one.password != new:
+                    following = self.netboot.state / self.node.name / "restic-password.next"
+                    one.restic("key", "add", "--new-password-file", following, timeout=_PATIENCE)
+                return True
+        last = said.strip().splitlines()[-1:] or ["no word why"]
+        hint = f"nothing was taken away; sudo pibuild backup rotate {self.node.name} goes on when it opens again"
+        raise HostError(f"{now.url} does not open: {last[0]}", hint=hint)
+
+    def _ways_in(self, now: Repository, new: str) -> Iterator[Repository]:
+        """Yield the repository as it opens now, or after a rotation that did not come to its end."""
+        http = latest(self.netboot, self.node, "restic-http-password")
+        for keys in (now.keys, {**now.keys, "RESTIC_REST_PASSWORD": http}):
+            for password in (new, now.password):
+                yield replace(now, keys=keys, password=password)
+
+    def _fill_roots(self) -> int:
+        """Put the passwords into every root of the node on this machine; return how many."""
+        files = [
+            NodeFile(path=BACKUP_PASSWORD, content=self._password(), mode=0o600, secret=True),
+            NodeFile(path=BACKUP_KEYS, content=self._keys(), mode=0o600, secret=True),
+        ]
+        filled = 0
+        for name in self.netboot.names(self.node.name):
+            root = self.netboot.root(self.node.name, name)
+            for place in (root, root / "files"):  # the latter lies over a root that nodes share
+                if (place / "etc/restic").is_dir():
+                    apply_files(place, files)
+                    filled += 1
+        return filled
+
+    def _remove_keys(self) -> int:
+        """Remove every key but the one that opens now; return how many."""
+        if self.gateway is not None:
+            said = self.gateway.call("retire", self.node.name).stdout
+            return said.count("removed key")
+        now = repository(self.inventory, self.netboot, self.node)
+        keys = json.loads(now.restic("key", "list", "--json", timeout=_PATIENCE).stdout)
+        old = [key["id"] for key in keys if not key["current"]]
+        for key in old:
+            now.restic("key", "remove", key, timeout=_PATIENCE)
+        return len(old)
+
+
+def rotate(
+    inventory: Inventory, netboot: Netboot, node: Node, *, gateway: Gateway | None, push: bool | None = None
+) -> Rotated:
+    """Give a node new passwords for its backups; `push` None finds out by itself whether that takes ssh.
+
+    A node with an NFS root of its own reads them from there. One with its own disk, or with a root in memory over a
+    shared one, has to be told. Raises HostError or CommandError where something does not answer.
+    """
+    roots = [netboot.root(node.name, name) for name in netboot.names(node.name)]
+    told = node.boot == "local" or any(Path(root, "files/etc/restic").is_dir() for root in roots)
+    rotation = Rotation(
+        inventory=inventory, netboot=netboot, node=node, gateway=gateway, push=told if push is None else push
+    )
+    return rotation.run()

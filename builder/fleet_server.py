@@ -1,0 +1,170 @@
+"""The fleet manager's HTTP side.
+
+    POST /v1/nodes/NAME    a node's report, JSON, with `Authorization: Bearer TOKEN`; 201 the first time, then 200
+    GET  /healthz          whether it answers
+
+It stands on a network that others are on too: a request has 15 seconds in all, a body 64 KiB, 64 requests are answered
+at once and more are hung up on; a wrong token and an unknown node get the same answer.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import sys
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from builder import console
+from builder.errors import HostError
+from builder.fleet import Database, Report, Tokens
+
+_BODY = 64 << 10  # bytes
+_SECONDS = 15.0  # for a whole request, however slowly it comes
+_AT_ONCE = 64
+_NODES = "/v1/nodes/"
+
+
+class _Refused(Exception):  # noqa: N818 - an answer rather than an error
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status, self.why = status, why
+
+
+class FleetServer(ThreadingHTTPServer):
+    """Serves until it is told to stop. Raises HostError where it cannot listen."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, listen: tuple[str, int], database: Database, tokens: Tokens) -> None:
+        self.database, self.tokens = database, tokens
+        self.address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        try:
+            super().__init__(listen, _Handler)
+        except OSError as error:
+            message = f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}"
+            raise HostError(message, hint="another address or port: --listen ADDRESS:PORT") from error
+
+    def secure(self, certificate: Path, key: Path) -> None:
+        """Speak TLS from now on. Raises HostError for files that cannot be used."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            message = f"{certificate} and {key} are no certificate and its key: {error}"
+            raise HostError(message, hint="both in PEM; --certificate FILE --key FILE") from error
+        # the handshake is the request's own business: in its thread, within its time
+        self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, or hang up where too many are answered already."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and end the connection when its time is over."""
+        ender = threading.Timer(_SECONDS, _hang_up, [request])
+        ender.daemon = True
+        ender.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            ender.cancel()
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Say in a line what ended a connection: a client that goes away is nobody's failure."""
+        error = sys.exc_info()[1]
+        console.note(f"{client_address[0]}: {type(error).__name__}: {error}")
+
+
+def _hang_up(request: socket.socket) -> None:
+    """Shut a connection; it may be closed by now."""
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FleetServer
+    timeout = _SECONDS
+    server_version = "pibuild-fleet"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer whether the manager is there."""
+        if self.path == "/healthz":
+            self._answer(HTTPStatus.OK, {"ok": True})
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "there is /healthz, and POST /v1/nodes/NAME"})
+
+    def do_POST(self) -> None:
+        """Take a report."""
+        try:
+            name = self._node()
+            report = self._report()
+            first = self.server.database.record(name, self.client_address[0], report)
+        except _Refused as refused:
+            self._answer(refused.status, {"error": refused.why})
+            return
+        if first:
+            console.note(f"{name}: registered, from {self.client_address[0]}")
+        self._answer(HTTPStatus.CREATED if first else HTTPStatus.OK, {"node": name, "registered": True})
+
+    def _node(self) -> str:
+        """Return the node that sends, once its token is its own."""
+        if not self.path.startswith(_NODES):
+            raise _Refused(HTTPStatus.NOT_FOUND, "there is POST /v1/nodes/NAME")
+        name = self.path.removeprefix(_NODES)
+        kind, _, token = self.headers.get("Authorization", "").partition(" ")
+        if kind != "Bearer" or not self.server.tokens.allow(name, token.strip()):
+            raise _Refused(HTTPStatus.UNAUTHORIZED, "not this node's token")
+        return name
+
+    def _report(self) -> Report:
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdigit()):
+            raise _Refused(HTTPStatus.LENGTH_REQUIRED, "Content-Length is missing")
+        if len(length) > 9 or int(length) > _BODY:  # noqa: PLR2004 - digits
+            raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a report has at most {_BODY} bytes")
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            raise _Refused(HTTPStatus.BAD_REQUEST, "the body ended early")
+        try:
+            return Report.model_validate(json.loads(body))
+        except ValidationError as error:
+            where = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+            raise _Refused(HTTPStatus.BAD_REQUEST, where) from error
+        except (ValueError, RecursionError) as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, "not JSON") from error
+
+    def _answer(self, status: HTTPStatus, document: dict[str, object]) -> None:
+        content = json.dumps(document).encode() + b"\n"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
+        """Keep quiet about what went well: a rack reports a hundred times an hour."""
+
+    def log_error(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Say what did not, without control characters."""
+        console.note(f"{self.client_address[0]}: {format % args!r}")

@@ -1,0 +1,49 @@
+"""The golden image is made of parts; each can be left out, and what is left still stands on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builder.cache import Cache
+from builder.plan import make_plan
+from builder.recipe import load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+BASE = {"firmware", "kernel", "system", "access"}  # what it boots with, and is reached by
+
+
+def layers_of(recipe: Path) -> list[str]:
+    return [layer.name for layer in load_recipe(recipe).layers]
+
+
+BASE_AND_PARTS = layers_of(RECIPES / "golden.yaml")
+PARTS = [name for name in BASE_AND_PARTS if name not in BASE]
+IN_GOLDEN = {Path(path).name for path in yaml.safe_load((RECIPES / "golden.yaml").read_text())["extends"]}
+OPTIONAL = sorted(path for path in (RECIPES / "parts").glob("*.yaml") if path.name not in IN_GOLDEN)
+
+
+def test_golden_has_the_parts() -> None:
+    assert {"monitoring", "backup", "cluster", "bootstrap", "hardening"} <= set(PARTS)
+    assert {"watchdog", "overlayroot"} <= {path.stem for path in OPTIONAL}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_can_be_left_out(part: str, tmp_path: Path) -> None:
+    path = tmp_path / "less.yaml"
+    path.write_text(f"name: less\nextends: [{RECIPES / 'golden.yaml'}]\ndrop: [{part}]\n")
+    recipe = load_recipe(path)
+    plan = make_plan(recipe, None, Cache(tmp_path / "cache"))
+    names = [layer.name for layer in plan.layers]
+    assert part not in names
+    assert set(names) == {"base", "finish", *BASE, *PARTS} - {part}
+
+
+@pytest.mark.parametrize("part", OPTIONAL, ids=lambda path: path.stem)
+def test_a_part_that_is_not_in_golden_can_be_added(part: Path, tmp_path: Path) -> None:
+    path = tmp_path / "more.yaml"
+    path.write_text(f"name: more\nextends: [{RECIPES / 'golden.yaml'}, {part}]\n")
+    own = [layer["name"] for layer in yaml.safe_load(part.read_text())["layers"]]
+    assert layers_of(path) == [*BASE_AND_PARTS, *own]
