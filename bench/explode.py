@@ -180,8 +180,8 @@ def used(path: Path) -> int:
 
 
 def kind_of(path: Path) -> str:
-    """Return the name of a path's file system."""
-    return run(["stat", "-f", "-c", "%T", path]).stdout.strip()
+    """Return the name of a path's file system; stat(1) cannot tell ext4 from its predecessors."""
+    return run(["stat", "-f", "-c", "%T", path]).stdout.strip().replace("ext2/ext3", "ext4")
 
 
 @contextlib.contextmanager
