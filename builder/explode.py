@@ -104,6 +104,9 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
             _take_over(inventory, netboot, job)
             _warn_of_storage(job.node, job.generation)
     _report_capabilities(tuple(generations.values()))
+    unsaid = [job.node.name for job in jobs if job.way == "shared" and job.node.root != "shared"]
+    if unsaid:
+        warn(f"{', '.join(unsaid)}: the servers export what is shared only for `root: shared` in {inventory.path}")
     return tuple(done)
 
 
