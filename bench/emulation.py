@@ -5,7 +5,6 @@ The packages are downloaded before anything is measured. Times of layers are tho
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
