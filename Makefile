@@ -5,10 +5,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help image boot check lint unit test bench clean install system
+.PHONY: help image boot netboot check lint unit test bench clean install system
 
 RECIPE ?= recipes/golden.yaml
 IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
+NODES ?= yellow3
+DEST ?= /var/tmp/pibuild-netboot
 # More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
 ARGS ?=
 PEERS ?=
@@ -20,19 +22,19 @@ BIN := .venv/bin
 
 PACKAGES := \
 	apache2-utils bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
-	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
+	libparted-dev mmdebstrap mtools openssh-client openssl pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
 	qemu-utils restic util-linux xz-utils zstd
 
-# What only tests need: file systems, and servers that they run in namespaces of their own. On this machine none of the
-# servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with the next boot
-# (disabled). `pibuild services apply` enables what it needs.
+# What tests and the netboot test need: file systems, and servers that they run in namespaces of their own. On this
+# machine none of the servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with
+# the next boot (disabled). `pibuild services apply` enables what it needs.
 TEST_PACKAGES := \
-	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables openssl rpcbind tftpd-hpa \
-	xfsprogs
+	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-common nfs-ganesha nfs-ganesha-vfs nftables \
+	rpcbind tftpd-hpa xfsprogs
 # What benchmarks compare with.
 BENCH_PACKAGES := rsync $(if $(PEERS),mkosi)
 WANTED = $(PACKAGES)
-test unit bench: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+test unit bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
 bench: WANTED += $(BENCH_PACKAGES)
 SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
 POLICY := /usr/sbin/policy-rc.d
@@ -45,13 +47,17 @@ AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/t
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-8s %s\n' "$$target" "$$text"; done
-	@printf '\n  RECIPE=%s   ARGS=more options for the command behind a target\n' '$(RECIPE)'
+	@printf '\n  RECIPE=%s   NODES=%s   ARGS=more options for the command behind a target\n' '$(RECIPE)' '$(NODES)'
 
 image: install ## build RECIPE into output/NAME/latest
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild build $(RECIPE) $(ARGS)
 
 boot: install ## boot IMAGE (what RECIPE built) under QEMU and print the verdict
 	@$(BIN)/pibuild boot $(IMAGE) $(ARGS)
+
+netboot: install ## explode IMAGE for NODES, boot them over the network with real servers, and print the verdict
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild explode $(addprefix --node ,$(NODES)) --image $(IMAGE) --dest $(DEST)
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild boot $(addprefix --node ,$(NODES)) --netboot --dest $(DEST) $(ARGS)
 
 check: lint unit ## ruff, mypy --strict and the unit tests: under a minute, no root, no network
 

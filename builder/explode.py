@@ -20,7 +20,7 @@ from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
-from builder.generation import Generation, ImageFile, bring_in, find_image, read_generation
+from builder.generation import Generation, ImageFile, bring_in, can_mend, find_image, read_generation
 from builder.inventory import Inventory, Node
 from builder.k3s_config import BINARY, storage_warnings
 from builder.netboot import PERSIST, Netboot
@@ -104,6 +104,9 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
             _take_over(inventory, netboot, job)
             _warn_of_storage(job.node, job.generation)
     _report_capabilities(tuple(generations.values()))
+    unsaid = [job.node.name for job in jobs if job.way == "shared" and job.node.root != "shared"]
+    if unsaid:
+        warn(f"{', '.join(unsaid)}: the servers export what is shared only for `root: shared` in {inventory.path}")
     return tuple(done)
 
 
@@ -317,8 +320,12 @@ def _warn_of_storage(node: Node, generation: Generation) -> None:
 
 def _report_capabilities(generations: Sequence[Generation]) -> None:
     for generation in generations:
+        mended = can_mend(generation.root)
         for path, text in generation.capabilities.items():
-            note(f"{path}: NFS does not carry its {text}; pibuild-node.service gives it back on the node")
+            then = "pibuild-node.service gives it back on the node" if mended else "the node goes without"
+            note(f"{path}: NFS does not carry its {text}; {then}")
+        if generation.capabilities and not mended:
+            warn("nodes cannot give capabilities back without setcap: add libcap2-bin to the image's packages")
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ class LabOptions:
 
 @dataclass(slots=True, kw_only=True)
 class LabNode:
-    """A node's machine in the lab. `starts` counts the times it was switched on, not its reboots."""
+    """A node's machine in the lab. What it is asked for holds for the time since it was last switched on."""
 
     lab: Lab
     node: Node
@@ -301,7 +301,7 @@ class Lab:
     def wait_for_tap(self, tap: str) -> None:
         """Wait until nobody holds a node's port: QEMU ends a moment after the program that started it."""
         until = time.monotonic() + 10
-        while "NO-CARRIER" not in self.run(["ip", "link", "show", tap]).stdout:
+        while "LOWER_UP" in self.run(["ip", "link", "show", tap]).stdout:
             if time.monotonic() > until:
                 raise HostError(f"{tap} is still in use")
             time.sleep(0.05)
@@ -343,8 +343,8 @@ def lab(inventory: Inventory, dest: Path, options: LabOptions = LabOptions()) ->
             logs=logs,
             _stack=processes,
         )
-        _start(running, lab_servers.servers(here))
         try:
+            _start(running, lab_servers.servers(here))
             yield running
         finally:
             made.end()
@@ -369,7 +369,10 @@ def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
 
 
 def require_exploded(netboot: Netboot, node: Node) -> None:
-    """Raise InputError unless a node boots something."""
+    """Raise InputError unless a node boots something over the network."""
+    if node.boot != "network":
+        hint = "boot: network in cluster.yaml"
+        raise InputError(Problem(message=f"{node.name} boots from a disk of its own", mark=node.mark, hint=hint))
     if not netboot.current(node.serial):
         hint = f"sudo pibuild explode --node {node.name} --dest {netboot.dest}"
         raise InputError(Problem(message=f"{node.name} boots nothing from {netboot.dest}", hint=hint))
@@ -381,11 +384,15 @@ def _alone(dest: Path) -> Iterator[None]:
     if not dest.is_dir():
         raise InputError(Problem(message=f"{dest} is not there", hint="sudo pibuild explode --node NODE --dest DIR"))
     with (dest / _LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            hint = f"sudo pibuild lab down --dest {dest}"
-            raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+        for patience in (0.1, 0.1, 0.0):  # somebody may just be asking who holds it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if not patience:
+                    hint = f"sudo pibuild lab down --dest {dest}"
+                    raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+                time.sleep(patience)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

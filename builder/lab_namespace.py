@@ -73,10 +73,14 @@ class Namespace:
         Sockets opened in the block stay there. Files are the caller's own: `run` and `spawn` see the namespace's.
         Raises HostError when the namespace is gone.
         """
-        kinds = ("net", "pid")
         with contextlib.ExitStack() as stack:
-            own = [stack.enter_context(_opened(Path("/proc/thread-self/ns") / kind)) for kind in kinds]
-            its = [stack.enter_context(_opened(Path("/proc") / str(self.holder) / "ns" / kind)) for kind in kinds]
+            own, its = (
+                [stack.enter_context(_opened(place / kind)) for kind in kinds]
+                for place, kinds in (
+                    (Path("/proc/thread-self/ns"), ("net", "pid_for_children")),
+                    (Path(f"/proc/{self.holder}/ns"), ("net", "pid")),
+                )
+            )
             for descriptor in own:
                 stack.callback(_set_namespace, descriptor)
             for descriptor in its:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -56,24 +56,38 @@ def for_lab(inventory: Inventory, dest: Path, *, dhcp: str | None = None, tftp: 
 
 
 def servers(here: Serving) -> tuple[Server, ...]:
-    """Return what runs on a login node, in the order of starting. Raises HostError for one that is not installed."""
+    """Return what runs on a login node, in the order of starting. Raises HostError that names all not installed."""
     cluster = here.inventory.cluster
-    found = [_dhcpd()] if cluster.dhcp.server == "isc-dhcp" else []
-    found += [_kea()] if cluster.dhcp.server == "kea" else []
-    found += [_dnsmasq(here)] if here.runs_dnsmasq else []
-    found += [_tftpd()] if cluster.tftp.server == "tftpd-hpa" else []
-    found += [_rpcbind(), _ganesha()]
-    return (*found, *([_nat()] if here.entry.uplink is not None else []))
+    wanted: dict[Callable[[Serving], Server], bool] = {
+        _dhcpd: cluster.dhcp.server == "isc-dhcp",
+        _kea: cluster.dhcp.server == "kea",
+        _dnsmasq: here.runs_dnsmasq,
+        _tftpd: cluster.tftp.server == "tftpd-hpa",
+        _rpcbind: True,
+        _ganesha: True,
+        _nat: here.entry.uplink is not None,
+    }
+    found, missing = [], []
+    for make in (make for make, runs in wanted.items() if runs):
+        try:
+            found.append(make(here))
+        except HostError as error:
+            missing.append(error)
+    if missing:
+        packages = " ".join(error.hint.removeprefix("sudo apt-get install ") for error in missing)
+        hint = f"make netboot installs it, stopped; or: sudo apt-get install {packages}"
+        raise HostError("; ".join(error.message for error in missing), hint=hint)
+    return tuple(found)
 
 
-def _dhcpd() -> Server:
+def _dhcpd(_: Serving) -> Server:
     tool = find_tool("dhcpd", package="isc-dhcp-server")
     leases = "/var/lib/dhcp/dhcpd.leases"
     script = f". {DHCPD_DEFAULTS}; : >{leases}; exec {tool} -4 -f -d --no-pid -lf {leases} $INTERFACESv4"
     return Server(name="dhcpd", argv=("sh", "-ec", script), ports=frozenset({("udp", 67)}))
 
 
-def _kea() -> Server:
+def _kea(_: Serving) -> Server:
     tool = find_tool("kea-dhcp4", package="kea-dhcp4-server")
     script = f"mkdir -p /run/kea; exec {tool} -c {KEA}"
     locking = (("KEA_LOCKFILE_DIR", "none"),)
@@ -92,26 +106,26 @@ def _dnsmasq(here: Serving) -> Server:
     return Server(name="dnsmasq", argv=argv, ports=frozenset(port for port, wanted in asked.items() if wanted))
 
 
-def _tftpd() -> Server:
+def _tftpd(_: Serving) -> Server:
     tool = find_tool("in.tftpd", package="tftpd-hpa")
     options = "--user $TFTP_USERNAME --address $TFTP_ADDRESS $TFTP_OPTIONS $TFTP_DIRECTORY"
     script = f". {TFTPD}; exec {tool} --foreground {options}"
     return Server(name="tftpd", argv=("sh", "-ec", script), ports=frozenset({("udp", 69)}))
 
 
-def _rpcbind() -> Server:
+def _rpcbind(_: Serving) -> Server:
     tool = find_tool("rpcbind", package="rpcbind")
     return Server(name="rpcbind", argv=(str(tool), "-f"), ports=frozenset({("tcp", 111), ("udp", 111)}))
 
 
-def _ganesha() -> Server:
+def _ganesha(_: Serving) -> Server:
     tool = find_tool("ganesha.nfsd", package="nfs-ganesha nfs-ganesha-vfs")
     script = f"mkdir -p /var/lib/nfs/ganesha; exec {tool} -F -L STDOUT -f {GANESHA} -p /run/ganesha.pid"
     ports: frozenset[Port] = frozenset({("tcp", 2049), ("tcp", _MOUNTD)})
     return Server(name="ganesha", argv=("sh", "-ec", script), ports=ports)
 
 
-def _nat() -> Server:
+def _nat(_: Serving) -> Server:
     tool = find_tool("nft", package="nftables")
     return Server(name="nat", argv=(str(tool), "-f", str(NAT)), ports=frozenset())
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 LAB = Path(__file__).parents[1] / "cluster.yaml"
 
 
 def variant(
-    directory: Path, *, dhcp: str = "isc-dhcp", tftp: str = "tftpd-hpa", nfs: str = "kernel", more: str = ""
+    directory: Path,
+    *,
+    dhcp: str = "isc-dhcp",
+    tftp: str = "tftpd-hpa",
+    nfs: str = "kernel",
+    more: str = "",
+    shared: Sequence[str] = (),
 ) -> Path:
-    """Write the lab's inventory with other servers; `more` is put under `pools:`. Returns the file."""
+    """Write the lab's inventory with other servers; `more` is put under `pools:`. Returns the file.
+
+    Nodes in `shared` have a shared root and keep /var/lib/kept.
+    """
     text = LAB.read_text()
     for old, new in (
         ("dhcp: {server: isc-dhcp", f"dhcp: {{server: {dhcp}"),
         ("tftp: {server: tftpd-hpa", f"tftp: {{server: {tftp}"),
         ("nfs: {server: kernel", f"nfs: {{server: {nfs}"),
         ("  pools:\n", f"  pools:\n{more}"),
+        *((f"{{name: {name}, ", f"{{name: {name}, root: shared, persist: [/var/lib/kept], ") for name in shared),
     ):
         assert old in text, f"cluster.yaml has no {old!r} any more"
         text = text.replace(old, new)

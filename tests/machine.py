@@ -8,7 +8,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,8 +72,25 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+_known: set[str] = set()  # process namespaces
+
+
+@contextlib.contextmanager
+def known(process: int) -> Iterator[None]:
+    """Let a process, the first of a process namespace, and what runs in it outlive single tests."""
+    namespace = str(Path(f"/proc/{process}/ns/pid").readlink())
+    _known.add(namespace)
+    try:
+        yield
+    finally:
+        _known.discard(namespace)
+
+
 def children() -> dict[int, str]:
-    """Return the running processes whose parent is this one: process id to command; ended ones are reaped."""
+    """Return the running processes whose parent is this one: process id to command; ended ones are reaped.
+
+    Those in namespaces that are `known` are left out.
+    """
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -89,9 +106,16 @@ def children() -> dict[int, str]:
         if state == "Z":
             with contextlib.suppress(ChildProcessError):  # reaped in between
                 os.waitpid(int(entry.name), os.WNOHANG)
-        else:
+        elif not _is_known(entry):
             found[int(entry.name)] = name
     return found
+
+
+def _is_known(process: Path) -> bool:
+    """Return whether a process is in a namespace that outlives single tests, or started its first process."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # ended; or we dropped powers
+        return bool(_known & {str((process / "ns" / name).readlink()) for name in ("pid", "pid_for_children")})
+    return False
 
 
 def traces() -> frozenset[str]:

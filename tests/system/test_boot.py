@@ -24,13 +24,9 @@ ExecStart=/bin/sh -c 'echo the reason why; exit 3'
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default recipe's image, from the cache where it has been built before."""
-    output = tmp_path_factory.mktemp("output")
-    build = [sys.executable, "-m", "builder", "build", "recipes/golden.yaml", "--output", str(output)]
-    run(build, cwd=REPOSITORY, env={"PYTHONDONTWRITEBYTECODE": "1"})
-    return output / "golden" / "latest" / "golden.img"
+@pytest.fixture
+def image(golden_image: Path) -> Path:
+    return golden_image / "golden.img"
 
 
 @pytest.fixture
