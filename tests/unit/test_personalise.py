@@ -169,6 +169,7 @@ def test_a_node_is_told_of_its_models_or_of_none(subject: Subject) -> None:
         "store": "https://models.example.org/",
         "models": {"jen": "3"},
         "window": {"start": "01:00", "length": 14400},
+        "boot_delay": 158,
         "limit": 0,
         "signed": True,
     }
@@ -338,3 +339,13 @@ def test_what_explode_mends(subject: Subject, path: str, content: str) -> None:
 
 def test_the_clock_is_that_of_the_clusters_zone(subject: Subject) -> None:
     assert files_of(subject)["/etc/localtime"].link == "/usr/share/zoneinfo/Europe/Athens"
+
+
+def test_a_scraped_node_has_no_forwarder_and_one_that_forwards_has(subject: Subject) -> None:
+    assert text_of(subject, "/etc/pibuild/vmagent.env") == ""
+    assert text_of(subject, "/etc/pibuild/node-exporter.env").endswith("LISTEN=192.168.2.30:9100\n")
+    metrics = subject.node.metrics.model_copy(update={"mode": "local"})
+    forwards = replace(subject, node=replace(subject.node, metrics=metrics))
+    assert "RW_URL=http://192.168.2.2:8428/api/v1/write\n" in text_of(forwards, "/etc/pibuild/vmagent.env")
+    assert text_of(forwards, "/etc/pibuild/node-exporter.env").endswith("LISTEN=127.0.0.1:9100\n")
+    assert '"node": "yellow3"' in text_of(forwards, "/etc/pibuild/scrape.yml")
