@@ -105,7 +105,8 @@ class VictoriaMetrics:
         return sum(len(set(series["timestamps"])) for series in self.samples(selector))
 
     def values(self, selector: str) -> set[float]:
-        return {value for series in self.samples(selector) for value in series["values"]}
+        """Return the values of series; None is a mark of staleness, as of a target that a stopped agent has left."""
+        return {value for series in self.samples(selector) for value in series["values"] if value is not None}
 
 
 @dataclass(slots=True)
