@@ -16,9 +16,14 @@ SCRIPT = Path(__file__).parents[2] / "overlays/node/usr/local/sbin/pibuild-node"
 # namespace of its own. The program is a copy that lost its capability, as it would over NFS.
 NODE = """
 mount --make-rprivate /
-for place in /run /etc/pibuild /var/lib/pibuild /opt; do mkdir -p "$place"; mount -t tmpfs none "$place"; done
+for place in /run /etc /var/lib /opt; do mount -t tmpfs none "$place"; done
+mkdir /etc/pibuild /var/lib/pibuild
 cp /bin/sleep /opt/ping; cp /bin/sleep /opt/other
-printf '/opt/ping cap_net_raw=ep\\n/opt/other = cap_net_admin,cap_net_raw+ep\\n/opt/gone cap_net_raw=ep\\n' >/etc/pibuild/capabilities
+cat >/etc/pibuild/capabilities <<END
+/opt/ping cap_net_raw=ep
+/opt/other = cap_net_admin,cap_net_raw+ep
+/opt/gone cap_net_raw=ep
+END
 export PATH=$PATH:/usr/sbin
 """
 
