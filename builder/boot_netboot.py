@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from builder.bootloader_tree import ServerTree
 from builder.console import note
 from builder.errors import VerdictError
 from builder.inventory import Inventory, Node
-from builder.lab import Lab, LabNode, LabOptions, lab
+from builder.lab import LabOptions, lab, require_exploded
+from builder.netboot import Netboot
 from builder.verdict import Check, Seen, Verdict
-from builder.verdict_node import NodeExpected, NodeSeen, expected_of, look_at_node, unique
+from builder.verdict_node import NodeSeen, expected_of, look_at_node, unique
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ def boot_nodes(
 
     Raises InputError for a node that boots nothing from `dest`, HostError for what this machine lacks.
     """
+    for node in nodes:
+        require_exploded(Netboot(dest), node)
     begun = time.monotonic()
     with lab(inventory, dest, options) as here:
         expected = {node.name: expected_of(here.inventory, here.netboot, node) for node in nodes}
@@ -74,8 +78,17 @@ def boot_nodes(
             for told in (_loaded(found[name]).detail, *found[name].notes):
                 note(f"{name}: {told}")
             started = found[name].stop is None
-            deadline = begun + timeout
-            seen[name] = _look(here, machine, expected[name], deadline) if started else NodeSeen(checks=(), facts={})
+            seen[name] = (
+                look_at_node(
+                    Seen(name=name, console=machine.console, shell=machine.shell, metrics=""),
+                    expected[name],
+                    functools.partial(here.given, name),
+                    begun=begun,
+                    deadline=begun + timeout,
+                )
+                if started
+                else NodeSeen(checks=(), facts={})
+            )
         seconds = time.monotonic() - begun
         verdicts = {
             name: Verdict(
@@ -86,12 +99,6 @@ def boot_nodes(
     facts = {name: one.facts for name, one in seen.items() if one.facts}
     identities = tuple(unique(facts)) if len(facts) > 1 else ()
     return Netbooted(chains=found, verdicts=verdicts, identities=identities)
-
-
-def _look(here: Lab, machine: LabNode, expected: NodeExpected, deadline: float) -> NodeSeen:
-    name = machine.node.name
-    seen = Seen(name=name, console=machine.console, shell=machine.shell, metrics="")
-    return look_at_node(seen, expected, lambda: here.given(name), deadline=deadline)
 
 
 def _loaded(report: BootReport) -> Check:

@@ -68,8 +68,11 @@ def _explain(reports: Mapping[str, BootReport], *, as_json: bool) -> None:
                 console.say(f"note: {note}")
             console.say(f"starts {report.kernel}: {report.cmdline}" if report.stop is None else f"STOPS: {report.stop}")
     stopped = [f"{name}: {report.stop}" for name, report in reports.items() if report.stop is not None]
+    options = " ".join(f"--node {name}" for name, report in reports.items() if report.stop is not None)
     if stopped:
-        raise VerdictError("a board would not start\n" + "\n".join(stopped), hint="sudo pibuild explode --fresh …")
+        raise VerdictError(
+            "a board would not start\n" + "\n".join(stopped), hint=f"sudo pibuild explode --fresh {options}"
+        )
 
 
 def _chain_json(report: BootReport) -> dict[str, object]:

@@ -343,8 +343,8 @@ def lab(inventory: Inventory, dest: Path, options: LabOptions = LabOptions()) ->
             logs=logs,
             _stack=processes,
         )
-        _start(running, lab_servers.servers(here))
         try:
+            _start(running, lab_servers.servers(here))
             yield running
         finally:
             made.end()
@@ -369,7 +369,10 @@ def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
 
 
 def require_exploded(netboot: Netboot, node: Node) -> None:
-    """Raise InputError unless a node boots something."""
+    """Raise InputError unless a node boots something over the network."""
+    if node.boot != "network":
+        hint = "boot: network in cluster.yaml"
+        raise InputError(Problem(message=f"{node.name} boots from a disk of its own", mark=node.mark, hint=hint))
     if not netboot.current(node.serial):
         hint = f"sudo pibuild explode --node {node.name} --dest {netboot.dest}"
         raise InputError(Problem(message=f"{node.name} boots nothing from {netboot.dest}", hint=hint))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import requests
 
+from builder import verdict
 from builder.errors import InputError, Problem
 from builder.generation import read_generation
 from builder.inventory import Inventory, Node
@@ -35,6 +36,7 @@ _FACTS = MappingProxyType(
 )
 _MARK = "var/tmp/pibuild-verdict"
 _HERE = re.compile(r"^(127\.|\[::1\]|.*%lo:)")  # what ss shows of sockets that nobody else can reach
+_UNIT = ("UnitFileState", "ActiveState", "ConditionResult")
 _UNIQUE = ("hostname", "machine-id", "address")
 
 
@@ -51,6 +53,7 @@ class Service:
 
 SERVICES = (
     Service(name="node_exporter", unit="prometheus-node-exporter.service", port=9100, says="\nnode_boot_time_seconds "),
+    Service(name="vmagent", unit="vmagent.service", port=8429, says="\nvm_app_version{"),
 )
 
 
@@ -104,10 +107,13 @@ def expected_of(inventory: Inventory, netboot: Netboot, node: Node) -> NodeExpec
 
 
 def look_at_node(
-    machine: Seen, expected: NodeExpected, given: Callable[[], Sequence[IPv4Address]], *, deadline: float
+    machine: Seen, expected: NodeExpected, given: Callable[[], Sequence[IPv4Address]], *, begun: float, deadline: float
 ) -> NodeSeen:
-    """Look at a node until `deadline` (monotonic seconds). `given` returns the addresses that DHCP gave to it."""
-    watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
+    """Look at a node that was switched on at `begun`, until `deadline` (both monotonic seconds).
+
+    `given` returns the addresses that DHCP gave to it.
+    """
+    watch = Watch(deadline=deadline, begun=begun, checks=[])
     facts: Mapping[str, str] = {}
     try:
         kernel = watch.until_printed(machine.console, r"Linux version (\S+)", "kernel up")
@@ -124,7 +130,7 @@ def look_at_node(
             watch.say(_kept(machine, expected, watch))
         for service in SERVICES:
             watch.say(_answers(machine, service, watch))
-        watch.say(_reachable(machine, facts.get("ports", ""), watch))
+        watch.say(_open(machine, facts.get("ports", ""), watch))
         watch.say(no_password(machine, watch))
         keys = machine.shell.host_keys(timeout=watch.left(30))
         facts = {**facts, **{f"host key {kind}": key for kind, key in keys.items()}}
@@ -211,38 +217,57 @@ def _written(machine: Seen, mark: str, there: Path, watch: Watch) -> tuple[str, 
 
 
 def _answers(machine: Seen, service: Service, watch: Watch) -> Check:
-    """Ask a service that is enabled until it answers as it should."""
-    name = f"{service.name} answers"
-    enabled = machine.shell.run(f"systemctl is-enabled {service.unit}", timeout=watch.left(60)).stdout.strip()
-    if enabled != "enabled":
+    """Ask a service that is enabled, and whose conditions hold, until it answers as it should."""
+    name, detail = f"{service.name} answers", ""
+    shown = machine.shell.run(f"systemctl show -p {','.join(_UNIT)} {service.unit}", timeout=watch.left(60)).stdout
+    unit = verdict.facts(shown)
+    if unit.get("UnitFileState") != "enabled":
         return Check(name=name, ok=True, detail="not in this image")
-    address = f"http://{machine.shell.host}:{service.port}{service.path}"
-    session = requests.Session()
-    session.trust_env = False  # the node is not behind this machine's proxy
+    if unit.get("ActiveState") == "inactive" and unit.get("ConditionResult") == "no":
+        return Check(name=name, ok=True, detail="not configured for this node")
     while True:
         try:
-            with machine.shell.entered():
-                answer = session.get(address, timeout=watch.left(60))
+            text, where = _ask(machine, service, watch)
         except requests.RequestException as error:
             detail = f"{type(error).__name__}: {error}"
         else:
-            if answer.ok and service.says in answer.text:
-                return Check(name=name, ok=True, detail=f"port {service.port}, {len(answer.text.splitlines())} lines")
-            detail = f"HTTP {answer.status_code}, without {service.says.strip()}"
+            if service.says in text:
+                return Check(name=name, ok=True, detail=f"port {service.port} {where}, {text.count(chr(10))} lines")
+            detail = f"port {service.port} {where}: without {service.says.strip()}"
         if time.monotonic() > watch.deadline or machine.console.fatal():
             return Check(name=name, ok=False, detail=detail)
         time.sleep(1)
 
 
-def _reachable(machine: Seen, listening: str, watch: Watch) -> Check:
-    """Connect to every port that the node serves to others."""
+def _ask(machine: Seen, service: Service, watch: Watch) -> tuple[str, str]:
+    """Return what a service answers, and from where it was asked: one that listens on loopback only, on the node."""
+    listing = f"ss -Hltn 'sport = :{service.port}' | awk '{{print $4}}'"
+    sockets = machine.shell.run(listing, timeout=watch.left(60)).stdout.split()
+    if sockets and all(_HERE.match(place) for place in sockets):
+        request = f"GET {service.path} HTTP/1.0\\r\\n\\r\\n"
+        script = f"exec 3<>/dev/tcp/127.0.0.1/{service.port}; printf '{request}' >&3; cat <&3"
+        return machine.shell.run(f'bash -c "{script}"', timeout=watch.left(60)).stdout, "on the node itself"
+    session = requests.Session()
+    session.trust_env = False  # the node is not behind this machine's proxy
+    with machine.shell.entered():
+        address = f"http://{machine.shell.host}:{service.port}{service.path}"
+        answer = session.get(address, timeout=watch.left(60))
+    return answer.text if answer.ok else f"HTTP {answer.status_code}", "from the login node"
+
+
+def _open(machine: Seen, listening: str, watch: Watch) -> Check:
+    """Say which of the ports that the node listens on let the login node in; ssh must."""
     ports = sorted({int(place.rpartition(":")[2]) for place in listening.split() if not _HERE.match(place)})
-    closed = []
-    for port in ports:
-        try:
-            with machine.shell.entered(), socket.create_connection((machine.shell.host, port), watch.left(10)):
-                pass
-        except OSError as error:
-            closed.append(f"{port}: {error}")
-    detail = "; ".join(closed) or ", ".join(map(str, ports))
-    return Check(name="ports reachable", ok=bool(ports) and not closed, detail=detail or "none")
+    answered = [port for port in ports if _connects(machine, port, watch)]
+    closed = [port for port in ports if port not in answered]
+    detail = ", ".join(map(str, answered)) or "none"
+    detail += f"; not {', '.join(map(str, closed))}" if closed else ""
+    return Check(name="open ports", ok=machine.shell.port in answered, detail=detail)
+
+
+def _connects(machine: Seen, port: int, watch: Watch) -> bool:
+    try:
+        with machine.shell.entered(), socket.create_connection((machine.shell.host, port), watch.left(10)):
+            return True
+    except OSError:
+        return False
