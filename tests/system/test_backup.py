@@ -64,6 +64,9 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
     app = root / "var/lib/pibuild/app"
     before = {name: file_digest(app / name) for name in ("data.db", "settings.json")}
     with fleet.served():
+        of = repository(fleet.inventory, fleet.netboot, fleet.inventory.node("yellow1"))
+        with pytest.raises(InputError, match="yellow1 has backed up nothing yet"):
+            snapshots(of)
         assert fleet.back_up("yellow1").returncode == 0
         (app / "settings.json").unlink()
         (app / "data.db").write_bytes(b"broken")
@@ -85,7 +88,6 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
         assert (root / "etc/hostname").read_text() == "yellow1\n"
         assert fstab.read_text() == "of the root that runs\n"
 
-        of = repository(fleet.inventory, fleet.netboot, fleet.inventory.node("yellow1"))
         restore(of, tmp_path / "whole")
         assert file_digest(tmp_path / "whole/var/lib/pibuild/app/data.db") == before["data.db"]
         one = restore(of, tmp_path / "one", include=["/etc/hostname"], snapshot=snapshots(of)[0].id)
@@ -194,6 +196,21 @@ def test_a_rotation_that_was_stopped_is_finished_by_the_next(fleet: Fleet) -> No
         assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 2
         assert fleet.on_store("yellow1", "snapshots", password=old.password).returncode == WRONG_PASSWORD
         assert fleet.back_up("yellow1").returncode == 0
+
+
+def test_a_store_that_was_not_mounted_is_opened_again_by_the_next_rotation(fleet: Fleet) -> None:
+    node = fleet.inventory.node("yellow1")
+    with fleet.served() as gateway:
+        assert fleet.back_up("yellow1").returncode == 0
+        shutil.move(fleet.store / "yellow1", fleet.home / "elsewhere")
+        for _ in range(2):
+            assert not rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).repository
+        shutil.rmtree(fleet.store / "yellow1", ignore_errors=True)
+        shutil.move(fleet.home / "elsewhere", fleet.store / "yellow1")
+        assert fleet.back_up("yellow1").returncode == WRONG_PASSWORD
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 1
+        assert fleet.back_up("yellow1").returncode == 0
+    assert not (fleet.netboot.state / "yellow1/restic-password.before").exists()
 
 
 def test_what_fails_is_told_and_the_next_run_is_whole(fleet: Fleet) -> None:
