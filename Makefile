@@ -22,17 +22,20 @@ BIN := .venv/bin
 
 PACKAGES := \
 	apache2-utils bmap-tools ca-certificates debian-archive-keyring dmsetup dosfstools e2fsprogs gcc git gpg gpgv iproute2 kpartx libc6-dev \
-	libparted-dev mmdebstrap mtools openssh-client pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
+	libparted-dev mmdebstrap mtools openssh-client openssl pkg-config python3-dev python3-venv qemu-system-arm qemu-user-static \
 	qemu-utils restic util-linux xz-utils zstd
 
 # What tests and the netboot test need: file systems, and servers that they run in namespaces of their own. On this
 # machine none of the servers starts: not when its package is installed (policy-rc.d, Debian Policy 9.3.3.1), nor with
 # the next boot (disabled). `pibuild services apply` enables what it needs.
 TEST_PACKAGES := \
-	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-ganesha nfs-ganesha-vfs nftables openssl rpcbind tftpd-hpa \
-	xfsprogs
+	btrfs-progs curl dnsmasq-base isc-dhcp-server kea-dhcp4-server libcap2-bin nfs-common nfs-ganesha nfs-ganesha-vfs nftables \
+	rpcbind tftpd-hpa xfsprogs
+# What benchmarks compare with.
+BENCH_PACKAGES := rsync $(if $(PEERS),mkosi)
 WANTED = $(PACKAGES)
 test unit bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+bench: WANTED += $(BENCH_PACKAGES)
 SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
 POLICY := /usr/sbin/policy-rc.d
 QUIET_SERVERS = if [ ! -e $(POLICY) ]; then trap '$(SUDO) rm -f $(POLICY)' EXIT; \
@@ -68,7 +71,7 @@ unit: install
 test: install ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
 
-bench: install ## measure builds; EMULATION=1 also what emulation costs, PEERS=1 also other builders on the same task
+bench: install ## measure builds and explode; EMULATION=1 also what emulation costs, PEERS=1 also mkosi
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)
 
 clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)

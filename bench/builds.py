@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Measured, measure, occupied
-from bench.results import Result
+from bench.results import Result, row
 from builder import console
 from builder.cache import remove_tree
 
@@ -97,14 +97,14 @@ def cold(bench: Bench) -> Iterator[Result]:
             remove_tree(directory)
     built, report = bench.build()
     note = f"empty cache, downloads included; {phases(report)}"
-    yield Result(name="cold build", seconds=built.seconds, memory=built.memory, note=note)
+    yield row("cold build", built, note=note)
 
 
 def unchanged(bench: Bench) -> Iterator[Result]:
     """Build the same recipe again."""
     bench.image()
     built, _ = bench.build()
-    yield Result(name="no-change build", seconds=built.seconds, memory=built.memory, most=5)
+    yield row("no-change build", built, most=5)
 
 
 def last_layer(bench: Bench) -> Iterator[Result]:
@@ -112,7 +112,7 @@ def last_layer(bench: Bench) -> Iterator[Result]:
     bench.image()
     built, report = bench.build("--set", "bench_stamp=second")
     note = f"to the compressed image; {phases(report)}"
-    yield Result(name="last-layer change", seconds=built.seconds, memory=built.memory, most=20, note=note)
+    yield row("last-layer change", built, most=20, note=note)
 
 
 def publish(bench: Bench) -> Iterator[Result]:
@@ -120,7 +120,7 @@ def publish(bench: Bench) -> Iterator[Result]:
     bench.image()
     shutil.rmtree(bench.output)
     built, _ = bench.build()
-    yield Result(name="publish alone", seconds=built.seconds, memory=built.memory, note="every layer cached")
+    yield row("publish alone", built, note="every layer cached")
 
 
 def layers_only(bench: Bench) -> Iterator[Result]:
@@ -130,7 +130,7 @@ def layers_only(bench: Bench) -> Iterator[Result]:
     shutil.rmtree(bench.output)
     built, report = bench.build()
     note = f"no layer cached; {phases(report)}"
-    yield Result(name="rebuild, downloads cached", seconds=built.seconds, memory=built.memory, note=note)
+    yield row("rebuild, downloads cached", built, note=note)
 
 
 def disk(bench: Bench) -> Iterator[Result]:

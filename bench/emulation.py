@@ -5,22 +5,21 @@ The packages are downloaded before anything is measured. Times of layers are tho
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.builds import Bench, Report
-from bench.measure import measure
-from bench.results import Result, ratio
+from bench.measure import Measured, measure
+from bench.results import Result, ratio, row
 from builder import console
 from builder.cache import remove_tree
 from builder.run import find_tool
 
 SUITE = "trixie"
-# Pieces of work on top of the recipe: 80 packages with python, and the making of an initramfs; the recipe itself has a
-# kernel to install.
+# Pieces of work on top of the recipe: 80 packages with python, and the making of an initramfs. The recipe's own layer
+# `kernel` is the third: a kernel package and nothing else.
 PIECES = """\
 name: pieces
 extends: [{recipe}]
@@ -33,16 +32,27 @@ layers:
     steps:
       - run: {{script: update-initramfs -u}}
 """
+_PIECES = {"python": "80 packages with python", "initramfs": "update-initramfs -u"}
 _ARM64_ONLY = re.compile(r"^(raspi-|linux-image-)")
 _DEB = re.compile(r"^ *- (\S+) \S+ \S+ [0-9a-f]{64} ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Root:
-    """A root made from package files: the seconds until it was there, image left out, and what the build says."""
+    """A root made from package files: the build, and what it says. `seconds` and `cpu` are without the image's."""
 
-    seconds: float
+    measured: Measured
+    cpu: float
     report: Report
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until the root was there."""
+        return self.measured.seconds - float(self.report["publish_seconds"])
+
+    def row(self, name: str, note: str) -> Result:
+        """Return its row."""
+        return Result(name=name, seconds=self.seconds, cpu=self.cpu, memory=self.measured.memory, note=note)
 
 
 def make_root(bench: Bench) -> Root:
@@ -50,12 +60,19 @@ def make_root(bench: Bench) -> Root:
     if not (bench.cache / "archives").exists():
         with console.progress("cold build (brings the packages)"):
             bench.build(recipe=bench.recipe)
-    for name in ("layers", "lists", "resolutions"):
-        if (bench.cache / name).exists():
-            remove_tree(bench.cache / name)
+    forget(bench, "layers", "lists", "resolutions")
     with console.progress(f"{bench.recipe.stem}, native tools"):
         built, report = bench.build("--emulation", "native-tools", recipe=bench.recipe)
-    return Root(seconds=built.seconds - report["publish_seconds"], report=report)
+    forget(bench)
+    image, _ = bench.build("--emulation", "native-tools", recipe=bench.recipe)
+    return Root(measured=built, cpu=built.cpu - image.cpu, report=report)
+
+
+def forget(bench: Bench, *names: str) -> None:
+    """Remove parts of the cache, and every published image."""
+    for directory in (bench.output, *(bench.cache / name for name in names)):
+        if directory.exists():
+            remove_tree(directory)
 
 
 def emulation(bench: Bench) -> Iterator[Result]:
@@ -63,19 +80,20 @@ def emulation(bench: Bench) -> Iterator[Result]:
     root = make_root(bench)
     layers = sum(layer["seconds"] for layer in root.report["layers"])
     note = "package files and native tools cached, no layer, no list"
-    yield Result(name="native tools: root", seconds=root.seconds, note=note)
+    yield root.row("native tools: root", note)
     yield Result(name="  lists, resolving, opening", seconds=root.seconds - layers)
     yield from (Result(name=f"  {layer['name']}", seconds=layer["seconds"]) for layer in root.report["layers"])
     yield Result(name="native tools: image", seconds=root.report["publish_seconds"])
     with console.progress("the same packages, natively for amd64"):
         native = native_packages(bench)
-    yield native
-    yield ratio("native tools / native amd64", root.seconds, native.seconds or 0, most=1.5)
-    remove_tree(bench.cache / "layers")
+    yield row("the same packages, amd64", native, note="mmdebstrap, kernel and initramfs included, no image")
+    yield ratio("native tools / native amd64", root.seconds, native.seconds, most=1.5)
+    yield ratio("  the same, processor time", root.cpu, native.cpu)
+    forget(bench, "layers")
     with console.progress(f"{bench.recipe.stem}, both ways"):
-        _, report = bench.build("--emulation", "native-tools", "--verify-emulation", recipe=bench.recipe)
-    (bench.directory / "both-ways.json").write_text(json.dumps(report))
+        built, report = bench.build("--emulation", "native-tools", "--verify-emulation", recipe=bench.recipe)
     yield from both_ways(report, rest=root.seconds - layers)
+    yield ratio("  processor time: full / native tools", built.cpu - root.measured.cpu, root.cpu)
 
 
 def both_ways(report: Report, *, rest: float) -> Iterator[Result]:
@@ -90,20 +108,19 @@ def both_ways(report: Report, *, rest: float) -> Iterator[Result]:
 
 
 def pieces(bench: Bench) -> Iterator[Result]:
-    """Measure single pieces of work each way: 80 packages with python, a kernel, an initramfs."""
+    """Measure single pieces of work each way: 80 packages with python, an initramfs."""
     recipe = bench.directory / "pieces.yaml"
     recipe.write_text(PIECES.format(recipe=bench.recipe.resolve()))
     _, first = bench.build("--emulation", "native-tools", recipe=recipe)
     keys = {layer["name"]: layer["key"] for layer in first["layers"]}
     found: dict[str, dict[str, float]] = {}
     for way in ("native-tools", "full"):
-        for name in ("kernel", "python", "initramfs"):
+        for name in _PIECES:
             remove_tree(bench.cache / "layers" / keys[name])
-        with console.progress(f"kernel, 80 packages, initramfs: {way}"):
+        with console.progress(f"80 packages, initramfs: {way}"):
             _, report = bench.build("--emulation", way, recipe=recipe)
         found[way] = {layer["name"]: layer["seconds"] for layer in report["layers"] if layer["made"]}
-    titles = {"python": "80 packages with python", "kernel": "kernel package", "initramfs": "update-initramfs -u"}
-    for name, title in titles.items():
+    for name, title in _PIECES.items():
         yield ratio(f"{title}: full / native tools", found["full"][name], found["native-tools"][name])
 
 
@@ -122,7 +139,7 @@ def lock_of(bench: Bench) -> str:
     return (bench.output / bench.recipe.stem / "latest/lock.yaml").read_text()
 
 
-def native_packages(bench: Bench) -> Result:
+def native_packages(bench: Bench) -> Measured:
     """Install the packages of the recipe for amd64, with nothing emulated: the speed to come close to."""
     names = for_amd64(packages_of(lock_of(bench)))
     archives = bench.directory / "amd64"
@@ -143,5 +160,4 @@ def native_packages(bench: Bench) -> Result:
     ]
     for _ in ("with downloads", "without"):
         made = measure(argv)
-    note = f"mmdebstrap, {len(names)} packages with a kernel and its initramfs, package files cached, no image"
-    return Result(name="the same packages, amd64", seconds=made.seconds, memory=made.memory, note=note)
+    return made

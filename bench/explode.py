@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.builds import Bench
 from bench.measure import Measured, measure, occupied
-from bench.results import Result, ratio
+from bench.results import Result, ratio, row
 from builder import console
 from builder.inventory import load_inventory
 from builder.mounts import unmount
@@ -66,7 +66,7 @@ def explode(bench: Bench) -> Iterator[Result]:
             with console.progress(f"{name}, {_COPIES} times"), emptied(target):
                 target.mkdir()
                 done = measure(["sh", "-euc", script, "sh", place.generation, target, str(_COPIES)])
-            yield Result(name=name, seconds=done.seconds, note=f"root and boot files, {_COPIES} times, one by one")
+            yield row(name, done, note=f"root and boot files, {_COPIES} times, one by one")
             bound = 1.0 if name == "cp -a" else None
             yield ratio(f"explode, copy / {name}", made.seconds, done.seconds, most=bound)
         yield from nodes(bench, image, replace(place, nodes=names), "shared")
@@ -122,7 +122,7 @@ def nodes(
     name, one = f"explode, {way} on {kind_of(place.dest)}", occupied(place.generation)
     added = used(place.dest) - before
     note = f"{count} nodes, generation and identities there"
-    yield Result(name=name, seconds=done.seconds, memory=done.memory, disk=added, most=most, note=note)
+    yield row(name, done, disk=added, most=most, note=note)
     if way == "shared":
         seconds = round(done.seconds / count, 3)
         yield Result(name="  a node", seconds=seconds, disk=added // count, most=0.2, note="to be under 1 MB")
@@ -144,14 +144,14 @@ def fleet(bench: Bench) -> Iterator[Result]:
         added = used(here) - before
         note = f"{done.seconds:.3g} ms and {added / 1e6:.1f} kB a node"
         name = "explode, shared, 1,000 nodes"
-        yield Result(name=name, seconds=done.seconds, memory=done.memory, disk=added, note=note)
+        yield row(name, done, disk=added, note=note)
         for server in ("isc-dhcp", "dnsmasq", "kea"):
             cluster.write_text(inventory(10_000, server))
             for role in ("login", "backup"):
                 words = ("services", "render", "--cluster", cluster, "--role", role, "--output", here / "rendered")
                 made = bench.pibuild(*words)
                 name = f"10,000 nodes checked and rendered, {server}, {role}"
-                yield Result(name=name, seconds=made.seconds, memory=made.memory, most=5)
+                yield row(name, made, most=5)
 
 
 def inventory(count: int, dhcp: str = "isc-dhcp") -> str:
@@ -180,8 +180,8 @@ def used(path: Path) -> int:
 
 
 def kind_of(path: Path) -> str:
-    """Return the name of a path's file system."""
-    return run(["stat", "-f", "-c", "%T", path]).stdout.strip()
+    """Return the name of a path's file system; stat(1) cannot tell ext4 from its predecessors."""
+    return run(["stat", "-f", "-c", "%T", path]).stdout.strip().replace("ext2/ext3", "ext4")
 
 
 @contextlib.contextmanager

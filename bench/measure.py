@@ -1,8 +1,9 @@
-"""Run a command and measure it: seconds, peak memory of it and all its children, and what a directory occupies."""
+"""Run a command and measure it: seconds, processor time and memory with all its children; and what files occupy."""
 
 from __future__ import annotations
 
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,22 +19,30 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a command took. `memory` is the largest sum of anonymous resident bytes of the process tree that was seen.
+    """What a command took: `seconds` of the clock, `cpu` seconds of processors, which depend less on what else runs.
 
-    The page cache and shared file pages are left out: they are the machine's to give back.
+    `memory` is the largest sum of anonymous resident bytes of the process tree that was seen. The page cache and shared
+    file pages are left out: they are the machine's to give back.
     """
 
     seconds: float
+    cpu: float
     memory: int
     stdout: str
 
 
 def measure(argv: Argv, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Measured:
     """Run a command to its end. Raises CommandError when it fails."""
-    begun = time.monotonic()
+    begun, used = time.monotonic(), _children()
     with _peak_memory() as peak:
         ended = run(argv, env=env, cwd=cwd)
-    return Measured(seconds=time.monotonic() - begun, memory=peak[0], stdout=ended.stdout)
+    return Measured(seconds=time.monotonic() - begun, cpu=_children() - used, memory=peak[0], stdout=ended.stdout)
+
+
+def _children() -> float:
+    """Return the processor seconds of all children that have ended, and theirs."""
+    times = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return times.ru_utime + times.ru_stime
 
 
 def occupied(*paths: Path) -> int:

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.measure import Measured
 from builder import console
 
-COLUMNS = ("benchmark", "seconds", "ratio", "target", "peak memory", "disk", "note")
+COLUMNS = ("benchmark", "seconds", "cpu", "ratio", "target", "peak memory", "disk", "note")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One row. Fields are None where they are not what the benchmark measures.
 
-    `memory` (peak) and `disk` are bytes; `ratio` is what the name says over what. `least` and `most` are the target: of
-    the ratio where there is one, else of the seconds.
+    `cpu` is processor seconds; `memory` (peak) and `disk` are bytes; `ratio` is what the name says over what. `least`
+    and `most` are the target: of the ratio where there is one, else of the seconds.
     """
 
     name: str
     seconds: float | None = None
+    cpu: float | None = None
     ratio: float | None = None
     memory: int | None = None
     disk: int | None = None
@@ -47,12 +49,26 @@ class Result:
         return (
             self.name,
             "" if self.seconds is None else f"{self.seconds:.1f}",
+            "" if self.cpu is None else f"{self.cpu:.1f}",
             "" if self.ratio is None else f"{self.ratio:.2f}",
             self.target,
             "" if self.memory is None else console.size(self.memory),
             "" if self.disk is None else console.size(self.disk),
             self.note,
         )
+
+
+def row(name: str, measured: Measured, *, most: float | None = None, disk: int | None = None, note: str = "") -> Result:
+    """Return the row of a command that was measured."""
+    return Result(
+        name=name,
+        seconds=measured.seconds,
+        cpu=measured.cpu,
+        memory=measured.memory,
+        disk=disk,
+        most=most,
+        note=note,
+    )
 
 
 def ratio(name: str, over: float, under: float, *, least: float | None = None, most: float | None = None) -> Result:

@@ -6,31 +6,35 @@ What opens a repository comes from the node's state and reaches restic through i
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+
+import jinja2
 
 from builder.errors import HostError, InputError, Problem
 from builder.inventory import Inventory, Node
 from builder.inventory_models import Backup
 from builder.netboot import Netboot
-from builder.node_state import backup_keys, read_state
+from builder.node_state import BACKUP_CA, backup_ca, backup_keys, read_state
 from builder.run import Completed, find_tool, run
 
 _PATIENCE = 120  # seconds to list or open a repository
-CA = "overlays/node/etc/pibuild/backup-ca.pem"  # beside cluster.yaml; nodes get it as any other file there
+_TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A node's repository and what opens it. `url` holds no secret."""
+    """A node's repository and what opens it. `url` holds no secret; `identity` is the node's ssh key, for sftp."""
 
     node: str
     url: str
     password: str
     keys: Mapping[str, str]
     ca: Path | None = None
+    identity: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return restic's environment. The password of a rest-server is in the URL, as restic before 0.16 needs it."""
@@ -46,14 +50,20 @@ class Repository:
         """Run restic on it. Raises CommandError, HostError."""
         restic = find_tool("restic", package="restic")
         ca = ("--cacert", self.ca) if self.ca else ()  # the variable is unknown to releases before 0.16
-        sftp = ("-o", f"sftp.args={_SFTP}") if self.url.startswith("sftp:") else ()
+        sftp = ("-o", f"sftp.command={self.ssh()}") if self.url.startswith("sftp:") else ()
         command = (restic, "--no-cache", *ca, *sftp, *words)
         what = f"{self.node}'s backups in {self.url}"
         hint = "does the store answer, and does it know the node? pibuild backup gateway" if check else ""
         return run(command, env=self.environment(), timeout=timeout, check=check, what=what, hint=hint)
 
-
-_SFTP = "-o BatchMode=yes -o ConnectTimeout=30 -o StrictHostKeyChecking=accept-new"
+    def ssh(self) -> str:
+        """Return the command that reaches the store of sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH."""
+        where = self.url.removeprefix("sftp:")
+        parts = urlsplit(where)
+        host = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
+        there = ["-p", str(parts.port or 22), host] if where.startswith("//") else [where.partition(":")[0]]
+        options = ["-i", str(self.identity), "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]
+        return shlex.join(["ssh", *options, "-o", "StrictHostKeyChecking=accept-new", *there, "-s", "sftp"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +91,24 @@ def url_of(base: str, node: Node) -> str:
     return f"{base.rstrip('/')}/{node.name}{'/' if base.startswith('rest:') else ''}"
 
 
+def node_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
+    """Return the files that tell a node where its backups go: path on the node to text. There is no secret in them."""
+    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    values = {"node": node, "cluster": inventory.cluster}
+    return {
+        f"/etc/pibuild/{name}": environment.from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
+        for name in ("backup.env", "backup.paths", "backup.exclude")
+    }
+
+
+def own_ca(inventory: Inventory) -> Path | None:
+    """Return the certificates that a person trusts for the store, which nodes get as any other file there."""
+    path = inventory.path.resolve().parent / "overlays/node" / BACKUP_CA.removeprefix("/")
+    return path if path.is_file() else None
+
+
 def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str = "") -> Repository:
     """Return a node's repository as its state opens it; `base` is another place than the inventory's.
 
@@ -94,13 +122,14 @@ def repository(inventory: Inventory, netboot: Netboot, node: Node, *, base: str 
     if state is None:
         hint = "pibuild backup gateway makes it, and explode; --dest names another directory"
         raise InputError(Problem(message=f"{netboot.state} holds no state of {node.name}", hint=hint))
-    ca = inventory.path.resolve().parent / CA
+    ca = own_ca(inventory) or backup_ca(netboot)
     return Repository(
         node=node.name,
         url=url_of(where, node),
         password=(netboot.state / node.name / "restic-password").read_text().strip(),
         keys=dict(line.split("=", 1) for line in backup_keys(netboot, node).decode().splitlines() if "=" in line),
-        ca=ca if ca.is_file() else None,
+        ca=ca if where.startswith("rest:https:") and ca.is_file() else None,
+        identity=netboot.state / node.name / "ssh_host_ed25519_key",
     )
 
 

@@ -12,18 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from builder.backup import settings
+from builder.backup import own_ca, settings
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
 from builder.netboot import Netboot
-from builder.node_state import make_state
+from builder.node_state import backup_ca, make_state
 from builder.run import Completed, find_tool, run
 
 PROGRAM = Path("/usr/local/lib/pibuild/backup-gateway")
 _OWN = Path(__file__).resolve().parents[1] / "overlays/backup-gateway" / PROGRAM.relative_to("/")
 # 256 random bits need no slow hash, and the server hashes with every request
 _COST = "5"
+_CURVE, _DAYS = "ec_paramgen_curve:prime256v1", "7300"
 _PATIENCE = 600  # seconds for the gateway's program
 _ALIVE = 20  # seconds for a node to answer
 
@@ -128,9 +130,48 @@ def bcrypt(secret: str) -> str:
     return line.partition(":")[2]
 
 
+def serves_tls(inventory: Inventory) -> bool:
+    """Whether the gateway serves TLS with a certificate made here: not where a person brings one of their own."""
+    return settings(inventory).repository.startswith("rest:https:") and own_ca(inventory) is None
+
+
+def certificate(inventory: Inventory, netboot: Netboot) -> bytes:
+    """Return the gateway's certificate and key, PEM; makes them when they are not there, or for another address.
+
+    It signs itself: the nodes have it as the one that they trust. The directory's lock must be held.
+    """
+    openssl = find_tool("openssl", package="openssl")
+    host = urlsplit(settings(inventory).repository.removeprefix("rest:")).hostname or ""
+    kind = "ip" if host.replace(".", "").isdigit() else "host"
+    made, key = backup_ca(netboot), backup_ca(netboot).with_name("backup-ca.key")
+    said = run([openssl, "x509", "-noout", f"-check{kind}", host, "-in", made], check=False).stdout
+    if "does match" not in said:
+        with netboot.scratch() as scratch:
+            words: list[str | Path] = [
+                openssl,
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                _CURVE,
+                "-nodes",
+                "-sha256",
+            ]
+            words += ["-days", _DAYS, "-subj", f"/CN=backups of {inventory.cluster.name}"]
+            words += ["-addext", f"subjectAltName={'IP' if kind == 'ip' else 'DNS'}:{host}"]
+            run([*words, "-keyout", scratch / "key", "-out", scratch / "certificate"])
+            (scratch / "key").chmod(0o600)
+            (scratch / "key").replace(key)
+            (scratch / "certificate").replace(made)
+    return made.read_bytes() + key.read_bytes()
+
+
 def let_in(inventory: Inventory, netboot: Netboot, gateway: Gateway) -> tuple[str, ...]:
     """Let the gateway know all nodes that are backed up, and return their names. Takes the directory's lock."""
     with netboot.locked():
         gateway.check()
+        if serves_tls(inventory):
+            gateway.call("certificate", stdin=certificate(inventory, netboot))
         gateway.call("users", stdin=users(inventory, netboot))
     return tuple(node.name for node in inventory.nodes if node.backup)

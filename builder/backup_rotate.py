@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.backup import Repository, repository
+from builder.backup import Repository, node_files, own_ca, repository
 from builder.backup_gateway import Gateway, Shell, latest, users
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
 from builder.netboot import Netboot, write
 from builder.node_root import apply_files
-from builder.node_state import BACKUP_KEYS, BACKUP_PASSWORD, backup_keys, make_state
+from builder.node_state import BACKUP_CA, BACKUP_KEYS, BACKUP_PASSWORD, backup_ca, backup_keys, make_state
 from builder.personalise import NodeFile
 
 SECRETS = ("restic-http-password", "restic-password")
@@ -66,7 +66,7 @@ class Rotation:
             there = self._add_key()
             roots = self._fill_roots()
             if shell is not None:
-                shell.run([_PROGRAM, "secrets"], stdin=self._password() + self._keys())
+                self._tell(shell)
             if self.gateway is not None:
                 self.gateway.call("users", stdin=users(self.inventory, self.netboot))
             for name in SECRETS:
@@ -74,6 +74,15 @@ class Rotation:
             self.netboot.flush()
             removed = self._remove_keys() if there else 0
         return Rotated(node=self.node.name, repository=there, roots=roots, pushed=self.push, removed=removed)
+
+    def _tell(self, shell: Shell) -> None:
+        """Give a node that runs its passwords; and where backups go, if nothing else tells it."""
+        if self.node.boot == "local":
+            ca = own_ca(self.inventory) or backup_ca(self.netboot)
+            trusted = {BACKUP_CA: ca.read_text()} if ca.is_file() else {}
+            for path, text in {**node_files(self.inventory, self.node), **trusted}.items():
+                shell.run(["install", "-D", "-m", "644", "/dev/stdin", path], stdin=text.encode())
+        shell.run([_PROGRAM, "secrets"], stdin=self._password() + self._keys())
 
     def _password(self) -> bytes:
         return f"{latest(self.netboot, self.node, 'restic-password')}\n".encode()
@@ -115,6 +124,8 @@ class Rotation:
             NodeFile(path=BACKUP_PASSWORD, content=self._password(), mode=0o600, secret=True),
             NodeFile(path=BACKUP_KEYS, content=self._keys(), mode=0o600, secret=True),
         ]
+        if backup_ca(self.netboot).is_file() and own_ca(self.inventory) is None:
+            files.append(NodeFile(path=BACKUP_CA, content=backup_ca(self.netboot).read_bytes()))
         filled = 0
         for name in self.netboot.names(self.node.name):
             root = self.netboot.root(self.node.name, name)

@@ -19,6 +19,7 @@ from builder.disk import DiskSpec
 from builder.emulation import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
 from builder.errors import FetchError, HostError, StepError
 from builder.fetch import Patience
+from builder.generation import can_mend, capable_files
 from builder.layers import Workshop, golden_tree, layer_seconds, make_layer
 from builder.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
 from builder.mounts import enter_namespaces
@@ -139,6 +140,7 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
     publish_begun = time.monotonic()
     with golden_tree(shop, plan) as tree:
         if published is None:
+            _report_capabilities(tree)
             console.note("publish …")
         published = publish(_request(plan, tree, options, missing))
     remember_plan(plan, cache)
@@ -158,6 +160,15 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         missing=missing,
         differences=differences,
     )
+
+
+def _report_capabilities(tree: Path) -> None:
+    """Say what a node with an NFS root would lose."""
+    files = ", ".join(f"/{path.relative_to(tree)}" for path in capable_files(tree))
+    if files and can_mend(tree):
+        console.note(f"file capabilities, which NFS does not carry: {files}; a node that boots over it gets them back")
+    elif files:
+        console.warn(f"nodes that boot over NFS lose the capabilities of {files}: add libcap2-bin to the packages")
 
 
 def _lock_of(recipe: Recipe, options: BuildOptions, cache: Cache) -> Lock:

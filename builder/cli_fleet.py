@@ -19,6 +19,14 @@ _database_option = click.option(
     help="SQLite file with what nodes reported.",
 )
 
+# readable=False: click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
+_FILE = click.Path(exists=True, dir_okay=False, readable=False, path_type=Path)
+_dest_option = click.option(
+    "--dest",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
+)
+
 
 def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
     address, colon, port = value.rpartition(":")
@@ -50,11 +58,11 @@ def fleet() -> None:
     callback=_listen,
     help="Where to listen; without an address on all.",
 )
-@click.option("--certificate", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="For TLS, PEM.")
-@click.option("--key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="The certificate's key, PEM.")
+@click.option("--certificate", type=_FILE, help="For TLS, PEM.")
+@click.option("--key", type=_FILE, help="The certificate's key, PEM.")
 @_database_option
 @cluster_option
-@dest_option
+@_dest_option
 def serve(
     listen: tuple[str, int],
     certificate: Path | None,

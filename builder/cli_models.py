@@ -229,7 +229,10 @@ def nodes(cluster_file: Path | None, as_json: bool) -> None:
     if as_json:
         console.print_json(rows)
         return
-    console.print_table(("node", "model", "version", "begins at"), [tuple(row.values()) for row in rows])
+    shown = [(*tuple(row.values())[:4], "yes" if row["kept"] else "no") for row in rows]
+    console.print_table(("node", "model", "version", "begins at", "kept"), shown)
+    if not all(row["kept"] for row in rows):
+        console.note("not kept: the next root begins without its models; persist: [/var/lib/models] keeps them")
 
 
 def _fetching(inventory: Inventory) -> list[dict[str, Any]]:
@@ -237,7 +240,7 @@ def _fetching(inventory: Inventory) -> list[dict[str, Any]]:
 
     told = [(node.name, node_models(inventory, node)) for node in inventory.nodes]
     return [
-        {"node": name, "model": model, "version": version, "begins": models.moment}
+        {"node": name, "model": model, "version": version, "begins": models.moment, "kept": models.kept}
         for name, models in told
         if models is not None
         for model, version in models.wanted.items()

@@ -290,24 +290,45 @@ def add(
 def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | None) -> None:
     """Take NODE out of the inventory, and what it boots away.
 
-    Needs root where the node has been exploded. Its reservation and export go with the next `services apply`.
+    On a server whose files are as the inventory says, its reservation, lease and exports go too; else it says what to
+    type. A NODE that is no longer in the inventory is tidied up after. Needs root where the node has been exploded.
     """
+    from builder.errors import InputError
     from builder.inventory import find_inventory, load_inventory
     from builder.inventory_edit import remove_node
-    from builder.netboot_gc import withdraw
+    from builder.netboot_gc import leftovers, withdraw
     from builder.run import require_root
+    from builder.services_withdraw import follow, in_step
 
     path = find_inventory(cluster_file)
     inventory = load_inventory(path)
-    removed = inventory.node(name)
     where = dest or Path(inventory.cluster.netboot)
     if where.is_dir():
         require_root("node remove")
-    remove_node(path, name)
-    gone = withdraw(where, removed.name, keep_state=keep_state) if where.is_dir() else ()
+    try:
+        removed = inventory.node(name).name
+    except InputError:
+        removed = _hostname(name)
+        if not removed or not leftovers(where, removed, keep_state=keep_state):
+            raise
+        console.note(f"{removed} is not in {path}: removing what it left")
+    else:
+        role = in_step(inventory)
+        remove_node(path, name)
+        follow(load_inventory(path), role)
+    gone = withdraw(where, removed, keep_state=keep_state) if where.is_dir() else ()
     for each in gone:
         console.note(f"removed {each}")
-    console.say(f"{path}: {removed.name} removed")
+    console.say(f"{path}: {removed} removed")
+
+
+def _hostname(name: str) -> str:
+    from builder.inventory_names import hostname
+
+    try:
+        return hostname(name)
+    except ValueError:
+        return ""
 
 
 @node.command(epilog=example("sudo pibuild node rename yellow3 blue1", "sudo pibuild explode --node blue1"))
@@ -318,7 +339,8 @@ def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | 
 def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) -> None:
     """Give NODE another name.
 
-    It boots as before until it is exploded under the NEW one; its identity goes with it.
+    Its identity goes with it now, what it keeps when it is exploded under the NEW one, which it then has to be, as the
+    exports change names too. What it runs from goes on working until it boots.
     """
     from builder.inventory import find_inventory, load_inventory
     from builder.inventory_edit import rename_node
@@ -332,10 +354,13 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) ->
     where = dest or Path(inventory.cluster.netboot)
     if where.is_dir():
         require_root("node rename")
-    rename_node(path, name, new)
-    if where.is_dir():
-        rename_state(where, renamed.name, hostname(new))
-    console.say(f"{path}: {renamed.name} is {hostname(new)} now; sudo pibuild explode --node {hostname(new)}")
+        rename_state(where, renamed.name, hostname(new), then=lambda: rename_node(path, name, new))
+    else:
+        rename_node(path, name, new)
+    console.say(f"{path}: {renamed.name} is {hostname(new)} now")
+    if renamed.boot == "network":
+        console.say(f"next: sudo pibuild explode --node {hostname(new)}")
+        console.say("then, on each server: sudo pibuild services apply; then restart the node")
 
 
 @node.command(epilog=example("sudo pibuild node gc --dry-run", "sudo pibuild node gc --keep-days 1"))

@@ -105,6 +105,47 @@ def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path
 
 @services.command(
     epilog=example(
+        "sudo pibuild services check",
+        "sudo pibuild services check --nodes",
+        "sudo pibuild services check --role login   # on the backup node, when the login node seems dead",
+        "sudo pibuild services check --json | jq -r '.[] | select(.result == \"broken\") | .hint'",
+    )
+)
+@click.option("--role", type=click.Choice(["login", "backup"]), help="Which server; default: the one this machine is.")
+@cluster_option
+@_root_option
+@click.option("--nodes", is_flag=True, help="Also ask every node whether its ssh answers.")
+@json_option
+def check(
+    role: Literal["login", "backup"] | None, cluster_file: Path | None, root: Path, nodes: bool, as_json: bool
+) -> None:
+    """Say which part of a server is broken, and what to type.
+
+    Asks DHCP for a node's address, TFTP for every node's config.txt and NFS for its exports, as a board would; and
+    looks at disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. Without
+    root it cannot ask everything. Exits with 6 when something is broken.
+    """
+    from builder.errors import VerdictError
+    from builder.inventory import find_inventory, load_inventory
+    from builder.services_apply import served_as
+    from builder.services_files import serving
+    from builder.services_live import ask
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    found = ask(serving(inventory, role or served_as(root) or "login"), root, nodes=nodes)
+    if as_json:
+        console.print_json(plain(found))
+    else:
+        console.print_table(("check", "result", "what was found"), [(one.check, one.result, one.told) for one in found])
+    broken = [one for one in found if one.result == "broken"]
+    if broken:
+        names = ", ".join(dict.fromkeys(one.check for one in broken))
+        first, *more = [f"{one.check}: {one.hint}" for one in broken]
+        raise VerdictError(f"broken: {names}", hint="\n      ".join([first, *more]))
+
+
+@services.command(
+    epilog=example(
         "sudo pibuild services apply --role login",
         "pibuild services apply --role backup --root /mnt/backup",
     )
@@ -120,6 +161,7 @@ def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Pat
     """
     from builder.run import require_root
     from builder.services_apply import apply as apply_files
+    from builder.services_apply import note_role
     from builder.services_check import say_checked
     from builder.services_units import Servers
 
@@ -129,6 +171,7 @@ def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Pat
         require_root("services apply")
     servers = Servers(here=here) if live else None
     applied = apply_files(files, root, servers=servers)
+    note_role(root, role)
     commands = servers.said if servers else []
     if as_json:
         changes = [{"path": str(change.path), "kind": change.kind} for change in applied.changes]

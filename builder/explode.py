@@ -20,7 +20,7 @@ from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
-from builder.generation import Generation, ImageFile, bring_in, find_image, read_generation
+from builder.generation import Generation, ImageFile, bring_in, can_mend, find_image, read_generation
 from builder.inventory import Inventory, Node
 from builder.k3s_config import BINARY, storage_warnings
 from builder.netboot import PERSIST, Netboot
@@ -320,8 +320,12 @@ def _warn_of_storage(node: Node, generation: Generation) -> None:
 
 def _report_capabilities(generations: Sequence[Generation]) -> None:
     for generation in generations:
+        mended = can_mend(generation.root)
         for path, text in generation.capabilities.items():
-            note(f"{path}: NFS does not carry its {text}; pibuild-node.service gives it back on the node")
+            then = "pibuild-node.service gives it back on the node" if mended else "the node goes without"
+            note(f"{path}: NFS does not carry its {text}; {then}")
+        if generation.capabilities and not mended:
+            warn("nodes cannot give capabilities back without setcap: add libcap2-bin to the image's packages")
 
 
 @contextlib.contextmanager

@@ -95,7 +95,8 @@ class Row:
 class Database:
     """Reports in a SQLite file. Each call has a connection of its own, so that threads need no lock of ours.
 
-    A report that was answered is on the disk: the journal is written ahead and synced.
+    A report that was answered is on the disk. Whoever may read the file can list it: no write-ahead log, whose readers
+    have to write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +107,7 @@ class Database:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
             raise HostError(f"{self.path} cannot be used: {error}", hint="another file: --database FILE") from error

@@ -163,12 +163,21 @@ def is_btrfs(path: Path) -> bool:
     return run(["stat", "-f", "-c", "%T", path]).stdout.strip() == "btrfs"
 
 
+def capable_files(root: Path) -> list[Path]:
+    """Return the files of a tree that have capabilities (capabilities(7)), which NFS does not carry."""
+    paths = [Path(top, name) for top, _, names in os.walk(root) for name in names]
+    return sorted(path for path in paths if not path.is_symlink() and "security.capability" in os.listxattr(path))
+
+
+def can_mend(root: Path) -> bool:
+    """Return whether a root has what overlays/node's pibuild-node needs to give capabilities back."""
+    return all(resolve_in(root, f"/usr/{place}").is_file() for place in ("sbin/setcap", "bin/mountpoint"))
+
+
 def _capabilities(root: Path) -> dict[str, str]:
     """Return the file capabilities in a tree: in-root path to text (`cap_net_raw=ep`)."""
-    paths = [Path(top, name) for top, _, names in os.walk(root) for name in names]
-    marked = [path for path in paths if not path.is_symlink() and "security.capability" in os.listxattr(path)]
     found: dict[str, str] = {}
-    for path in marked:
+    for path in capable_files(root):
         try:
             said = run([find_tool("getcap", package="libcap2-bin"), "-n", path]).stdout
         except CommandError:

@@ -31,16 +31,36 @@
 
 extern char **environ;
 
+/* What py3compile asks each version of Python: answers that are of the version, not of the architecture. */
+static const char *const asked[] = {
+    "import importlib.util; print(importlib.util.MAGIC_NUMBER)",
+    "import sys; print(sys.implementation.cache_tag)",
+    NULL,
+};
+
+static int is_one_of(const char *word, const char *const *words)
+{
+    while (*words)
+        if (!strcmp(word, *words++))
+            return 1;
+    return 0;
+}
+
+/* Tell whether Python is to run a script that compiles: as packages' scripts do, by its path in the standard library too. */
 static int is_python_compiler(char **argument)
 {
+    static const char *const modules[] = {"py_compile", "compileall", NULL};
+    static const char *const scripts[] = {"/usr/bin/py3compile", "/usr/bin/py3clean", NULL};
+    static const char *const library[] = {"/py_compile.py", "/compileall.py", NULL};
     for (; *argument; argument++) {
         if (!strcmp(*argument, "-m"))
-            return argument[1] && (!strcmp(argument[1], "py_compile") || !strcmp(argument[1], "compileall"));
+            return argument[1] && is_one_of(argument[1], modules);
         if (!strcmp(*argument, "-c"))
-            return 0;
+            return argument[1] && is_one_of(argument[1], asked);
         if ((*argument)[0] == '-')
             continue;
-        return !strcmp(*argument, "/usr/bin/py3compile") || !strcmp(*argument, "/usr/bin/py3clean");
+        const char *name = strncmp(*argument, "/usr/lib/python3.", 17) ? NULL : strchr(*argument + 17, '/');
+        return is_one_of(*argument, scripts) || (name && is_one_of(name, library));
     }
     return 0;
 }

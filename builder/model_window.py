@@ -10,12 +10,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from builder.inventory import Inventory, Node
 
 _SECONDS = {"m": 60, "h": 3600}
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 _DAY = 86400
+_HOME = PurePosixPath("/var/lib/models")
 _AFTER_BOOT = (60, 600)  # seconds: nodes that have no model yet, or get power together, spread over so long
 
 
@@ -24,7 +26,8 @@ class NodeModels:
     """What a node's fetcher is told.
 
     `wanted` is model to version; `length` the window's, in seconds; `moment` the time of day it begins at, HH:MM:SS;
-    `boot_delay` the seconds from its start to its first look; `limit` bytes per second, 0 for none.
+    `boot_delay` the seconds from its start to its first look; `limit` bytes per second, 0 for none;
+    `kept` says whether the models outlive the node's root, of which every `explode` makes a new one.
     """
 
     store: str
@@ -36,6 +39,7 @@ class NodeModels:
     limit: int
     signed: bool
     signers: tuple[str, ...]
+    kept: bool
 
 
 def node_models(inventory: Inventory, node: Node) -> NodeModels | None:
@@ -58,6 +62,7 @@ def node_models(inventory: Inventory, node: Node) -> NodeModels | None:
         limit=int(number) * _FACTORS[factor],
         signed=models.signed,
         signers=tuple(models.signers),
+        kept=node.boot == "local" or any(_HOME.is_relative_to(path) for path in node.persist),
     )
 
 

@@ -62,6 +62,11 @@ class Netboot:
         return self.dest / "state"
 
     @property
+    def login_key(self) -> Path:
+        """The private key that opens every node; whoever explodes makes it, once."""
+        return self.state / ".cluster" / "id_ed25519"
+
+    @property
     def tmp(self) -> Path:
         """Work in progress."""
         return self.dest / "tmp"

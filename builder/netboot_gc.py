@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.errors import InputError, Problem
 from builder.netboot import PERSIST, Netboot
 
 _DAY = 86400
@@ -119,13 +120,24 @@ def _last_started(netboot: Netboot, node: str, renamed: str) -> set[str]:
     return {name} if home == node else set()
 
 
-def rename_state(dest: Path, node: str, new: str) -> None:
-    """Let a node's identity go with its new name.
+def rename_state(dest: Path, node: str, new: str, *, then: Callable[[], None]) -> None:
+    """Let a node's identity go with its new name, do what is to be done `then`, and take it back when that fails.
 
-    Its roots, and what it keeps, stay where they are booted from until it is exploded under the new one.
+    Its roots, and what it keeps, stay where they are booted from until it is exploded under the new one. Raises
+    InputError when a removed node left an identity under that name.
     """
     netboot = Netboot(dest.absolute())
     with netboot.locked():
         old, target = netboot.state / node, netboot.state / new
-        if old.is_dir() and not target.exists():
+        moves = old.is_dir() and old != target
+        if moves and target.exists():
+            hint = f"if nobody needs it: sudo pibuild node remove {new} --delete-state"
+            raise InputError(Problem(message=f"{target} is there: a node of that name left its identity", hint=hint))
+        if moves:
             old.rename(target)
+        try:
+            then()
+        except BaseException:
+            if moves:
+                target.rename(old)
+            raise

@@ -21,6 +21,7 @@ from builder.run import find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
 BACKUP_PASSWORD, BACKUP_KEYS = "/etc/restic/password", "/etc/restic/keys"
+BACKUP_CA = "/etc/pibuild/backup-ca.pem"
 _CLUSTER = ".cluster"  # no node is called that
 _HOST_KEYS = ("ecdsa", "ed25519")  # every client since 2014 knows one; an RSA key would take a second of every node
 
@@ -67,6 +68,7 @@ def read_state(netboot: Netboot, node: Node) -> NodeState | None:
         files=(
             *(StateFile(path=path, content=source.read_bytes(), mode=mode) for path, (source, mode) in wanted.items()),
             StateFile(path=BACKUP_KEYS, content=backup_keys(netboot, node), mode=0o600),
+            *_backup_ca(netboot),
         ),
     )
 
@@ -81,6 +83,16 @@ def backup_keys(netboot: Netboot, node: Node) -> bytes:
     lines = [f"RESTIC_REST_USERNAME={node.name}", f"RESTIC_REST_PASSWORD={password.read_text().strip()}"]
     lines += own.read_text().splitlines() if own.is_file() else []
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def backup_ca(netboot: Netboot) -> Path:
+    """Return where the certificate is that the gateway of backups shows; there is none before it serves TLS."""
+    return netboot.state / _CLUSTER / "backup-ca.pem"
+
+
+def _backup_ca(netboot: Netboot) -> list[StateFile]:
+    path = backup_ca(netboot)
+    return [StateFile(path=BACKUP_CA, content=path.read_bytes(), mode=0o644)] if path.is_file() else []
 
 
 def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState]:

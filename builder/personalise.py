@@ -7,6 +7,7 @@ rendered with Jinja2 to `X` (an undefined variable is an error), any other file 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,33 +265,40 @@ def template_trees(inventory: Inventory, node: Node) -> list[Path]:
 def rendered(subject: Subject) -> list[NodeFile]:
     """Return the files of all trees of templates, rendered. Raises InputError with the template's place."""
     found: dict[str, NodeFile] = {}
+    known = variables(subject)
     for tree in template_trees(subject.inventory, subject.node):
         for source in sorted(tree.rglob("*")):
             if source.is_dir() and not source.is_symlink():
                 continue
-            file = _render(subject, source, "/" + str(source.relative_to(tree)))
+            file = _render(known, source, "/" + str(source.relative_to(tree)))
             found[file.path] = file
     return list(found.values())
 
 
-def _render(subject: Subject, source: Path, path: str) -> NodeFile:
+@functools.cache
+def _compiled(text: str) -> jinja2.Template:
+    """Return a template, compiled once for all nodes."""
+    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(text)
+
+
+def _render(known: Mapping[str, object], source: Path, path: str) -> NodeFile:
     if source.is_symlink():
         return NodeFile(path=path, link=str(source.readlink()))
     mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
     if source.suffix != ".j2":
         return NodeFile(path=path, content=source.read_bytes(), mode=mode)
-    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
     try:
-        text = environment.from_string(source.read_text()).render(variables(subject))
+        text = _compiled(source.read_text()).render(known)
     except jinja2.TemplateSyntaxError as error:
         mark = Mark(file=source, line=error.lineno, column=1)
         raise InputError(Problem(message=f"template: {error.message}", mark=mark)) from error
     except jinja2.UndefinedError as error:
         mark = Mark(file=source, line=1, column=1)
-        known = ", ".join(sorted(variables(subject)))
-        raise InputError(Problem(message=f"template: {error.message}", mark=mark, hint=f"there are {known}")) from error
+        hint = f"there are {', '.join(sorted(known))}"
+        raise InputError(Problem(message=f"template: {error.message}", mark=mark, hint=hint)) from error
     return NodeFile(path=path.removesuffix(".j2"), content=text.encode(), mode=mode)
 
 

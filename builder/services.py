@@ -34,7 +34,7 @@ def _names(here: Serving) -> list[ConfigFile]:
     """Return what knows the nodes by name: hosts, ssh, and lists for parallel-ssh, of all nodes and of each group."""
     files = [
         ConfigFile(path=HOSTS, text=fill("hosts.j2", here), block=True),
-        ConfigFile(path=SSH, text=fill("ssh_config.j2", here)),
+        ConfigFile(path=SSH, text=fill("ssh_config.j2", here, login_key=netboot(here.inventory).login_key)),
         ConfigFile(path=PARALLEL, text=fill("hosts.txt.j2", here, listed=here.netbooting)),
     ]
     for group in here.inventory.file.groups:

@@ -25,7 +25,7 @@ from builder.errors import HostError, PibuildError
 from builder.services import NAT, NAT_UNIT, PARALLEL, SSH, SYSCTL
 from builder.services_check import Checked, check_files
 from builder.services_dhcp import DNSMASQ, RESERVATIONS
-from builder.services_files import CONFIG, ConfigFile
+from builder.services_files import CONFIG, ConfigFile, ServerRole
 from builder.services_nfs import EXPORTS, NFS_CONF
 
 BEGIN, END = "# pibuild: begin (written from the inventory; changes belong there)", "# pibuild: end"
@@ -165,6 +165,19 @@ def recover(root: Path) -> tuple[PurePosixPath, ...]:
 def is_interrupted(root: Path) -> bool:
     """Return whether an apply was killed, and nobody has tidied up after it."""
     return _journal(root).is_file()
+
+
+def note_role(root: Path, role: ServerRole) -> None:
+    """Note which server this machine is, for `served_as`."""
+    _write(_at(root, STATE / "role"), f"{role}\n".encode(), like=None)
+
+
+def served_as(root: Path) -> ServerRole | None:
+    """Return which server an apply has made of this machine, None for one that is none."""
+    path = _at(root, STATE / "role")
+    said = path.read_text().strip() if path.is_file() else ""
+    roles: dict[str, ServerRole] = {"login": "login", "backup": "backup"}
+    return roles.get(said)
 
 
 def _swap(

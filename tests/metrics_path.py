@@ -12,8 +12,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ nodes:
     address: 10.0.0.2
     role: worker
     labels: {cable: green}
-    metrics: {mode: local, store: %(store)s, url: "http://127.0.0.1:%(port)d/api/v1/write"}
+    metrics: {mode: local, store: %(store)s, url: "%(scheme)s://127.0.0.1:%(port)d/api/v1/write", ca: %(ca)s}
 """
 
 
@@ -48,9 +49,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def get(port: int, path: str, data: bytes | None = None, kind: str = "text/plain") -> str:
+def get(port: int, path: str, data: bytes | None = None, kind: str = "text/plain", host: str = "127.0.0.1") -> str:
     headers = {"Content-Type": kind} if data is not None else {}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, headers=headers)
+    request = urllib.request.Request(f"http://{host}:{port}{path}", data=data, headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
         return str(answer.read().decode())
 
@@ -59,9 +60,12 @@ def wait_for(what: str, there: Callable[[], bool], seconds: float = 30) -> float
     """Wait for something; returns the seconds it took. A server that does not answer yet is not there."""
     begun = time.monotonic()
     while time.monotonic() < begun + seconds:
-        with contextlib.suppress(OSError, urllib.error.URLError):
+        try:
             if there():
                 return time.monotonic() - begun
+        except OSError as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code < 500:
+                raise
         time.sleep(0.1)
     raise AssertionError(f"{what}: not within {seconds} s")
 
@@ -72,23 +76,30 @@ class VictoriaMetrics:
 
     directory: Path
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+
+    @property
+    def words(self) -> list[str]:
+        """Return its command."""
+        env = environment((OVERLAYS / "store-victoria-metrics/etc/default/victoria-metrics").read_text())
+        words = env["ARGS"].replace("127.0.0.1:8428", f"{self.host}:{self.port}")
+        words = words.replace("/var/lib/victoria-metrics", str(self.directory))
+        return [str(program("victoria-metrics", "/usr/bin/victoria-metrics")), *words.split()]
+
+    def get(self, path: str) -> str:
+        return get(self.port, path, host=self.host)
 
     @contextlib.contextmanager
     def run(self) -> Iterator[VictoriaMetrics]:
-        env = environment((OVERLAYS / "store-victoria-metrics/etc/default/victoria-metrics").read_text())
-        places = {"127.0.0.1:8428": f"127.0.0.1:{self.port}", "/var/lib/victoria-metrics": str(self.directory)}
-        words = env["ARGS"]
-        for there, here in places.items():
-            words = words.replace(there, here)
-        with spawn([program("victoria-metrics", "/usr/bin/victoria-metrics"), *words.split()]):
-            wait_for("victoria-metrics", lambda: get(self.port, "/health") == "OK")
+        with spawn(self.words):
+            wait_for("victoria-metrics", lambda: self.get("/health") == "OK")
             yield self
 
     def samples(self, selector: str) -> list[dict[str, Any]]:
         """Return what is stored of series, as /api/v1/export has it: metric, values, timestamps (ms)."""
-        get(self.port, "/internal/force_flush")
+        self.get("/internal/force_flush")
         query = urllib.parse.urlencode({"match[]": selector})
-        return [json.loads(line) for line in get(self.port, f"/api/v1/export?{query}").splitlines()]
+        return [json.loads(line) for line in self.get(f"/api/v1/export?{query}").splitlines()]
 
     def count(self, selector: str) -> int:
         return sum(len(set(series["timestamps"])) for series in self.samples(selector))
@@ -109,6 +120,7 @@ class Agent:
     port: int = field(default_factory=free_port)
     queue: Path | None = None
     options: str = ""
+    ca: Path | None = None  # with it, it speaks TLS
     _stack: ExitStack = field(default_factory=ExitStack)
     _process: Any = None
 
@@ -116,11 +128,14 @@ class Agent:
     def words(self) -> list[str]:
         etc = self.directory / "etc"
         etc.mkdir(parents=True, exist_ok=True)
-        (self.directory / "cluster.yaml").write_text(INVENTORY % {"port": self.to, "store": self.store})
+        scheme, ca = ("https", self.ca) if self.ca else ("http", "null")
+        values = {"port": self.to, "store": self.store, "scheme": scheme, "ca": ca}
+        (self.directory / "cluster.yaml").write_text(INVENTORY % values)
         inventory = load_inventory(self.directory / "cluster.yaml")
         for path, text in forwarder_files(inventory, inventory.node("edge1")).items():
             (etc / Path(path).name).write_text(self._here(text))
-        (etc / "remote-write.token").write_text("a token\n")
+        if not (etc / "remote-write.token").exists():
+            (etc / "remote-write.token").write_text("a token\n")
         env = environment((etc / "vmagent.env").read_text()) | {"VMAGENT_OPTIONS": self.options}
         queue = self.queue or self.directory / "queue"
         places = {
@@ -156,12 +171,14 @@ class Agent:
         self._process = self._stack.enter_context(spawn(words, stdout=log))
         wait_for("vmagent", lambda: get(self.port, "/health") == "OK")
 
-    def kill(self) -> None:
-        """End it without a chance to write anything, and start it again."""
+    def kill(self) -> tuple[float, float]:
+        """End it without a chance to write anything, and start it again; return when it ended and when it was back."""
+        ended = time.time()
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
         time.sleep(1 / self.faster)
         self.start()
+        return ended, time.time()
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -205,20 +222,56 @@ class Textfiles:
 
     def _beat(self) -> None:
         env = {"TEXTFILE_DIRECTORY": str(self.directory)}
-        due = time.monotonic()
-        while not self._ended.wait(max(0, due - time.monotonic())):
+        while not self._ended.wait(self.interval):  # from run to run, as OnUnitActiveSec= has it
             run([COLLECTORS / "node-heartbeat"], env=env)
             text = (self.directory / "heartbeat.prom").read_text()
             self.beats.append(float(text.split()[-1]))
-            due += self.interval
 
 
-def prometheus(directory: Path, port: int) -> AbstractContextManager[Any]:
+@dataclass(slots=True)
+class Sink:
+    """A store that takes everything and looks for words in it, in the order they came in: snappy keeps them whole."""
+
+    words: tuple[bytes, ...]
+    found: list[bytes] = field(default_factory=list)
+    port: int = 0
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[Sink]:
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                sink.found += [word for word in sink.words if word in body]
+                self.send_response(204)
+                self.end_headers()
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+@contextlib.contextmanager
+def prometheus(directory: Path, port: int) -> Iterator[None]:
     """Run Prometheus as a store, with the file and the options of its part."""
     env = environment((OVERLAYS / "store-prometheus/etc/default/prometheus").read_text())
     words = env["ARGS"].replace("127.0.0.1:9090", f"127.0.0.1:{port}").split()
     config = OVERLAYS / "store-prometheus/etc/prometheus/prometheus.yml"
     own: Mapping[str, Path] = {"--config.file": config, "--storage.tsdb.path": directory}
-    return spawn(
-        [program("prometheus", "/usr/bin/prometheus"), *words, *(f"{name}={path}" for name, path in own.items())]
-    )
+    words += [f"{name}={path}" for name, path in own.items()]
+    with spawn([program("prometheus", "/usr/bin/prometheus"), *words]):
+        wait_for("prometheus", lambda: "Ready" in get(port, "/-/ready"))
+        yield

@@ -1,4 +1,7 @@
-"""A web server in a thread, on this machine only, that misbehaves as told: breaks off, forgets ranges, refuses."""
+"""A web server in a thread, by default for this machine alone, that misbehaves as told.
+
+It breaks off, forgets ranges, refuses, spoils what it sends.
+"""
 
 from __future__ import annotations
 
@@ -45,8 +48,8 @@ class Web:
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[Web]:
-    """Run a server for the time of the block."""
+def serve(address: str = "127.0.0.1", *, port: int = 0) -> Iterator[Web]:
+    """Run a server for the time of the block; it stays in the network that the calling thread is in."""
     web = Web()
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,7 +61,7 @@ def serve() -> Iterator[Web]:
         def do_GET(self) -> None:
             _answer(web, self)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer((address, port), Handler)
     web.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

@@ -127,6 +127,22 @@ gcc -o main main.c
     assert {(built / name).read_bytes()[18] for name in ("lib.so", "main")} == {ARM64}
 
 
+def test_python_s_byte_code_is_compiled_natively(engine: Engine, tmp_path: Path) -> None:
+    """By whichever way packages call the compiler; anything else that Python runs is emulated."""
+    packages = "layers:\n  - name: python\n    steps:\n      - packages: {install: [python3]}\n"
+    asks = "      - run: {script: 'python3 -c \"import platform; print(platform.machine())\" >/srv/machine'}\n"
+    recipe = engine.write("python.yaml", f"{packages}  - name: asked\n    steps:\n{asks}")
+    log = tmp_path / "log"
+    installed = layer_of(engine, recipe, "python", "--debug-emulation", str(log))
+    ran = {(cost.how, cost.count) for cost in sum_up(read_log(log)) if "/python3." in cost.program}
+    assert {how for how, _ in ran} == {"native", "qemu"}
+    assert ("qemu", 1) in ran
+    assert (layer_of(engine, recipe, "asked", "--offline") / "srv/machine").read_text() == "aarch64\n"
+    compiled = list(installed.rglob("*.pyc"))
+    assert len(compiled) > 100
+    assert {path.name.split(".")[-2] for path in compiled} == {"cpython-313"}
+
+
 def test_nothing_of_the_mechanism_is_in_an_image(small: Small) -> None:
     layers = [small.engine.cache / "layers" / layer["key"] / "fs" for layer in small.report["layers"]]
     assert small.report["emulation"] == "native-tools"

@@ -23,10 +23,11 @@ from builder.errors import HostError, InputError
 from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode, rollback
 from builder.hashing import file_digest
 from builder.inventory import Inventory, load_inventory
+from builder.inventory_edit import remove_node
 from builder.netboot import Netboot
 from builder.netboot_gc import collect, withdraw
 from builder.node_root import SHARED_SCRIPT_OWN
-from builder.run import run, spawn
+from builder.run import CommandError, run, spawn
 
 pytestmark = pytest.mark.root
 PROJECT = Path(__file__).parents[2]
@@ -378,3 +379,110 @@ def test_roots_on_btrfs_are_snapshots(lab: Lab, btrfs: Path) -> None:
     lab.explode(image, "green1", fresh=True)
     assert collect(lab.dest, keep_days=0, dry_run=False)
     lab.check("green1", "a")
+
+
+def pibuild(lab: Lab, cluster: Path, *words: str | Path) -> str:
+    places: list[str | Path] = ["--cluster", cluster, "--dest", lab.dest]
+    return run([sys.executable, "-m", "builder", *words, *places], cwd=PROJECT, merge=True).stdout
+
+
+def own_cluster(lab: Lab, tmp_path: Path) -> tuple[Lab, Path]:
+    """Return the lab with an inventory that may be edited; its nodes keep two directories."""
+    cluster = tmp_path / "cluster.yaml"
+    text = (PROJECT / "cluster.yaml").read_text()
+    cluster.write_text(text.replace("  user: ubuntu\n", "  user: ubuntu\n  persist: [/var/lib/kept]\n", 1))
+    return Lab(load_inventory(cluster), lab.dest), cluster
+
+
+def test_a_renamed_node_keeps_what_it_is_and_has_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+    lab, cluster = own_cluster(lab, tmp_path)
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    identity, running = lab.identity("yellow3"), lab.root("yellow3")
+    (lab.dest / "roots/yellow3/persist/var/lib/kept/data").write_text("of years")
+    (running / "var/lib/pibuild").mkdir(exist_ok=True)
+    (running / "var/lib/pibuild/booted").touch()
+    said = pibuild(lab, cluster, "node", "rename", "yellow3", "blue1")
+    assert "next: sudo pibuild explode --node blue1" in said
+    lab.check("yellow3", "a")  # boots as before until it is exploded
+
+    lab = Lab(load_inventory(cluster), lab.dest)
+    lab.explode(lab.image("a"), "blue1")
+    lab.check("blue1", "a")
+    assert lab.identity("blue1") == identity
+    assert (lab.dest / "roots/blue1/persist/var/lib/kept/data").read_text() == "of years"
+    collect(lab.dest, keep_days=0, dry_run=False)
+    assert (running / "last").exists()  # it has not booted since
+    (lab.root("blue1") / "var/lib/pibuild").mkdir(exist_ok=True)
+    (lab.root("blue1") / "var/lib/pibuild/booted").touch()
+    collect(lab.dest, keep_days=0, dry_run=False)
+    assert not [path for path in lab.dest.rglob("*") if "yellow3" in path.name]
+    with pytest.raises(InputError, match="has booted nothing before"):
+        rollback(lab.inventory, "blue1", lab.dest)
+    lab.check("green1", "a")
+
+
+def test_a_rename_that_fails_changes_nothing_and_takes_no_other_identity(lab: Lab, tmp_path: Path) -> None:
+    lab, cluster = own_cluster(lab, tmp_path)
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    text, identity = cluster.read_text(), lab.identity("yellow3")
+    for new, told in (("green1", "green1"), ("no_", "no_")):
+        with pytest.raises(CommandError, match=told):
+            pibuild(lab, cluster, "node", "rename", "yellow3", new)
+    assert cluster.read_text() == text
+    pibuild(lab, cluster, "node", "remove", "green1")
+    with pytest.raises(CommandError, match="a node of that name left its identity"):
+        pibuild(lab, cluster, "node", "rename", "yellow3", "green1")
+    lab.explode(lab.image("b"), "yellow3")
+    assert lab.identity("yellow3") == identity
+    assert "green1 is not in" in pibuild(lab, cluster, "node", "remove", "green1", "--delete-state")
+    assert not [path for path in lab.dest.rglob("*") if path.name == "green1"]
+
+
+def test_a_removal_that_was_killed_is_taken_up_again(lab: Lab, tmp_path: Path) -> None:
+    lab, cluster = own_cluster(lab, tmp_path)
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    remove_node(cluster, "yellow3")  # and then killed
+    said = pibuild(lab, cluster, "node", "remove", "yellow3")
+    assert "yellow3 is not in" in said
+    assert not (lab.dest / "tftp/c0a3cab4").is_symlink()
+    assert [str(path.relative_to(lab.dest)) for path in lab.dest.rglob("*") if path.name == "yellow3"] == [
+        "roots/yellow3",
+        "state/yellow3",
+    ]
+    assert [path.name for path in (lab.dest / "roots/yellow3").iterdir()] == ["persist"]
+    with pytest.raises(CommandError, match="no node 'yellow3'"):
+        pibuild(lab, cluster, "node", "remove", "yellow3")
+    lab.check("green1", "a")
+
+
+def test_a_board_that_is_replaced_goes_on_as_the_node_and_the_old_one_boots_nothing(lab: Lab, tmp_path: Path) -> None:
+    lab, cluster = own_cluster(lab, tmp_path)
+    lab.explode(lab.image("a"), "yellow3")
+    before, identity = lab.root("yellow3"), lab.identity("yellow3")
+    cluster.write_text(cluster.read_text().replace('"c0a3cab4"', '"0badcafe"'))
+    lab = Lab(load_inventory(cluster), lab.dest)
+    lab.explode(lab.image("b"), "yellow3")
+    assert lab.boot("yellow3").is_relative_to(lab.dest / "tftp/boot/yellow3")
+    assert not (lab.dest / "tftp/c0a3cab4").is_symlink()
+    assert lab.identity("yellow3") == identity
+    assert rollback(lab.inventory, "yellow3", lab.dest)[1] == before.name
+
+
+def test_half_a_root_is_never_taken_for_the_whole(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collection that is killed while it removes: the same image is made anew, not switched back to."""
+    lab.explode(lab.image("a"), "yellow3")
+    name = lab.root("yellow3").name
+    for text in "bc":
+        lab.explode(lab.image(text), "yellow3")
+
+    def killed(path: Path) -> None:
+        (path / "last").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builder.netboot.remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect(lab.dest, keep_days=0, dry_run=False)
+    done = lab.explode(lab.image("a"), "yellow3")
+    assert [(row.action, row.after) for row in done] == [("make", name)]
+    lab.check("yellow3", "a")

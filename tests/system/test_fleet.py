@@ -90,12 +90,22 @@ def pibuild(home: Path, *words: str) -> Completed:
 
 
 @contextlib.contextmanager
-def manager(home: Path, *words: str, listen: str = "127.0.0.1:0") -> Iterator[Manager]:
-    """Run `pibuild fleet serve` for the time of the block."""
+def manager(home: Path, *words: str, listen: str = "127.0.0.1:0", under: tuple[str, ...] = ()) -> Iterator[Manager]:
+    """Run `pibuild fleet serve` for the time of the block; `under` comes before it."""
     (home / "cluster.yaml").write_text((PROJECT / "cluster.yaml").read_text())
     (home / "netboot/state").mkdir(parents=True, exist_ok=True)
-    argv: list[str | Path] = [*PIBUILD, "fleet", "serve", "--listen", listen, "--database", home / "fleet.db", *words]
-    argv += ["--cluster", home / "cluster.yaml", "--dest", home / "netboot"]
+    argv: list[str | Path] = [
+        *under,
+        *PIBUILD,
+        "fleet",
+        "serve",
+        "--listen",
+        listen,
+        "--database",
+        home / "fleet.db",
+        *words,
+    ]
+    argv += ["--dest", home / "netboot"]
     with (home / "log").open("wb") as log, spawn(argv, stdout=log, cwd=PROJECT) as process:
         deadline = time.monotonic() + 30
         while "listening on " not in (home / "log").read_text():
@@ -103,7 +113,7 @@ def manager(home: Path, *words: str, listen: str = "127.0.0.1:0") -> Iterator[Ma
             assert time.monotonic() < deadline
             time.sleep(0.05)
         address = (home / "log").read_text().split("listening on ")[1].split(",")[0]
-        scheme = "https" if words else "http"
+        scheme = "https" if "--key" in words else "http"
         yield Manager(home=home, url=f"{scheme}://{address}", process=process)
 
 
@@ -204,6 +214,31 @@ def test_what_was_answered_survives_kill(tmp_path: Path) -> None:
         assert "registered" not in again.log()  # it was before
 
 
+def test_it_runs_as_its_unit_runs_it(tmp_path: Path) -> None:
+    """As a user that may read everything and write nothing of others': CAP_DAC_READ_SEARCH, nothing else."""
+    database, capability = tmp_path / "fleet", "+dac_read_search"
+    database.mkdir()
+    os.chown(database, 65534, 65534)
+    state = tmp_path / "netboot/state"
+    state.mkdir(parents=True, mode=0o700)
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
+    capable = (
+        *nobody,
+        "--bounding-set=-all,+dac_read_search",
+        f"--inh-caps={capability}",
+        f"--ambient-caps={capability}",
+    )
+    pem, key = certificate(tmp_path, "fleet")
+    key.chmod(0o600)
+    words = ("--database", str(database / "fleet.db"), "--certificate", str(pem), "--key", str(key))
+    with manager(tmp_path, *words, under=capable) as fleet:
+        assert fleet.node("yellow3", ca=str(pem)).report().returncode == 0
+        assert (database / "fleet.db").stat().st_uid == 65534
+    argv: list[str | Path] = [*nobody, *PIBUILD, "fleet", "serve", "--database", database / "x", "--dest", state.parent]
+    refused = run(argv, cwd=PROJECT, check=False, timeout=30)
+    assert (refused.returncode, "cannot be read" in refused.stderr) == (3, True), refused.stderr
+
+
 def test_many_nodes_at_once(tmp_path: Path) -> None:
     with manager(tmp_path) as fleet, ThreadPoolExecutor(max_workers=40) as threads:
         names = [f"{colour}{number}" for colour in ("green", "yellow") for number in range(1, 9)]
@@ -302,16 +337,22 @@ def test_those_who_say_nothing_do_not_keep_others_out_for_long(open_manager: Man
             time.sleep(0.5)
 
 
+def certificate(home: Path, name: str) -> tuple[Path, Path]:
+    """Make a certificate for this machine's loopback and its key."""
+    pem, key = home / f"{name}.pem", home / f"{name}.key"
+    run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-subj", "/CN=fleet", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+            *("-keyout", key, "-out", pem),
+        ]
+    )
+    return pem, key
+
+
 def test_tls(tmp_path: Path) -> None:
-    pem, key, other = tmp_path / "fleet.pem", tmp_path / "fleet.key", tmp_path / "other.pem"
-    for certificate, of in ((other, tmp_path / "other.key"), (pem, key)):
-        run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-                *("-subj", "/CN=fleet", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-                *("-keyout", of, "-out", certificate),
-            ]
-        )
+    pem, key = certificate(tmp_path, "fleet")
+    other, _ = certificate(tmp_path, "other")
     with manager(tmp_path, "--certificate", str(pem), "--key", str(key)) as fleet:
         host, _, port = fleet.url.removeprefix("https://").rpartition(":")
         with socket.create_connection((host, int(port)), timeout=20):  # a handshake that never comes holds nobody up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -135,6 +136,20 @@ def test_the_version_before_stays_and_going_back_asks_nobody(
     assert node.there("jen") == {"2", "3", "current", "pointer.json"}
 
 
+def test_what_a_backup_holds_is_enough_to_fetch_the_model_again(
+    store: DirectoryStore, node: Fetcher, tmp_path: Path
+) -> None:
+    two_versions(store, tmp_path)
+    node.fetch(jen="1")
+    node.fetch(jen="2")
+    before = node.pointer("jen")
+    for version in ("1", "2"):
+        shutil.rmtree(node.models / "jen" / version)
+    assert node.there("jen") == {"current", "pointer.json"}
+    node.fetch(jen="2")
+    assert (node.current("jen"), node.pointer("jen")) == ("2", before)
+
+
 def test_a_fetcher_killed_anywhere_goes_on_and_never_breaks_what_is_in_use(
     store: DirectoryStore, web: Web, node: Fetcher, tmp_path: Path
 ) -> None:
@@ -226,6 +241,20 @@ def test_outside_of_the_window_a_new_version_waits_and_a_first_one_does_not(
     node.settings["window"] = {"start": f"{time.localtime().tm_hour:02}:00", "length": 7200}
     node.fetch(jen="2")
     assert node.current("jen") == "2"
+
+
+def test_a_first_version_waits_for_the_nodes_seconds_after_its_start(
+    store: DirectoryStore, web: Web, node: Fetcher, tmp_path: Path
+) -> None:
+    two_versions(store, tmp_path)
+    node.options = ("--scheduled",)
+    running = time.clock_gettime(time.CLOCK_BOOTTIME)
+    node.settings["boot_delay"] = int(running) + 1000
+    assert "waits for its moment" in node.fetch(jen="1")
+    assert (node.current("jen"), web.requests) == ("", [])
+    node.settings["boot_delay"] = int(running) - 1
+    node.fetch(jen="1")
+    assert node.current("jen") == "1"
 
 
 def test_a_signature_says_who_may_publish(store: DirectoryStore, node: Fetcher, tmp_path: Path) -> None:

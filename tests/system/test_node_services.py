@@ -69,13 +69,14 @@ def test_a_volume_is_made_once_and_shows_the_images_airgap_images(tmp_path: Path
     (images / "airgap.tar.zst").write_text("of the image\n")
     config.write_text("64M\n")
     env = {"PIBUILD_K3S_VOLUME": str(config), "PIBUILD_K3S_FILE": str(file), "PIBUILD_K3S_MOUNT": str(at)}
+    shut_in = f"setpriv --bounding-set=-all,+sys_admin --no-new-privs {VOLUME}"  # as its unit has it
     once = f"""
-        {VOLUME} start
-        {VOLUME} start
+        {shut_in} start
+        {shut_in} start
         findmnt --noheadings --output FSTYPE {at}
         cat {images}/airgap.tar.zst
         cat {at}/k3s/note 2>/dev/null || echo kept >{at}/k3s/note
-        {VOLUME} stop
+        {shut_in} stop
         test ! -e {at}/k3s/note
     """
     first = in_mount_namespace(once, env)
@@ -128,3 +129,54 @@ def test_systemd_understands_every_line_of_the_units() -> None:
     about = [line for line in done.stdout.splitlines() if "is not executable" not in line]
     known_by_257 = ("RestartSteps", "RestartMaxDelaySec")  # systemd 254; this host may be older
     assert [line for line in about if not any(word in line for word in known_by_257)] == []
+
+
+OVERLAY_ROOT = OVERLAYS / "overlayroot/etc/initramfs-tools/scripts/init-bottom/pibuild-overlay-root"
+FSTAB = (
+    "# a note\nPARTUUID=1-02 / ext4 defaults,errors=remount-ro 0 1\nPARTUUID=1-01 /boot/firmware vfat defaults 0 2\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("identity", "word", "covered"),
+    [
+        ("355aeb8ccdf750beba12bdb2bd314016\n", "pibuild.overlay=memory", True),
+        ("355aeb8ccdf750beba12bdb2bd314016\n", "pibuild.overlay=no", False),
+        ("355aeb8ccdf750beba12bdb2bd314016\n", "pibuild.overlay=memory pibuild.node=192.168.2.1:/x/y", False),
+        ("", "pibuild.overlay=memory", False),
+        ("uninitialized\n", "pibuild.overlay=memory", False),
+    ],
+)
+def test_a_root_under_an_overlay_is_not_written_to(identity: str, word: str, *, covered: bool, tmp_path: Path) -> None:
+    """The initramfs's script, on a real ext4 root in a mount namespace."""
+    image, root, cmdline, functions = (tmp_path / name for name in ("image", "root", "cmdline", "functions"))
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/machine-id").write_text(identity)
+    (root / "etc/fstab").write_text(FSTAB)
+    run(["mke2fs", "-q", "-t", "ext4", "-d", root, image, "16M"])
+    cmdline.write_text(f"console=tty0 {word} rw\n")
+    functions.write_text('panic() { echo "$*" >&2; exit 1; }\n')
+    script = f"""
+        mount -o loop {image} {root}
+        {OVERLAY_ROOT}
+        findmnt --noheadings --output FSTYPE --mountpoint {root}
+        cat {root}/etc/fstab
+        echo written >{root}/etc/new
+        if [ -d {tmp_path}/base/disk/etc ]; then
+            test ! -e {tmp_path}/base/disk/etc/new
+            ! touch {tmp_path}/base/disk/etc/new 2>/dev/null
+        fi
+    """
+    env = {
+        "rootmnt": str(root),
+        "PIBUILD_CMDLINE": str(cmdline),
+        "PIBUILD_FUNCTIONS": str(functions),
+        "PIBUILD_BASE": str(tmp_path / "base"),
+    }
+    done = in_mount_namespace(script, env)
+    assert done.returncode == 0, done.stderr
+    kind, _, fstab = done.stdout.partition("\n")
+    assert (kind, "errors=remount-ro" in fstab) == (("overlay", False) if covered else ("ext4", True))
+    assert "PARTUUID=1-01 /boot/firmware vfat defaults 0 2\n" in fstab
+    on_disk = run(["debugfs", "-R", "cat /etc/new", image], check=False).stdout
+    assert on_disk == ("" if covered else "written\n")

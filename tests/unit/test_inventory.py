@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address
@@ -201,3 +203,49 @@ def test_a_range_holds_its_ends_and_what_is_between(one: int, other: int, third:
     assert last in pool
     assert (IPv4Address(third) in pool) == (first <= IPv4Address(third) <= last)
     assert range_of(str(pool)) == pool
+
+
+HEAD = """cluster:
+  name: x
+  subnet: 10.0.0.0/24
+  gateway: 10.0.0.1
+  servers: {login: {node: login}}
+  pools: {services: POOL}
+nodes:
+  - {name: login, serial: "ffffffff", mac: "02:00:00:00:00:ff", address: 10.0.0.1, role: login, boot: local}
+"""
+
+
+def problems_of(text: str) -> list[str]:
+    path = Path(tempfile.mkdtemp()) / "cluster.yaml"
+    path.write_text(text)
+    try:
+        load_inventory(path)
+    except InputError as error:
+        return [problem.message for problem in error.problems]
+    finally:
+        shutil.rmtree(path.parent)
+    return []
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.lists(st.integers(0, 2**32 - 1), min_size=6, max_size=6))
+def test_boards_whose_low_halves_collide_are_refused(lows: list[int], highs: list[int]) -> None:
+    lines = [
+        f'  - {{name: n{at}, serial: "{high:08x}{low:08X}", mac: "02:00:00:00:00:{at:02x}", address: 10.0.0.{at + 2}, '
+        "role: worker}\n"
+        for at, (low, high) in enumerate(zip(lows, highs, strict=False))
+    ]
+    told = problems_of(HEAD.replace("POOL", "10.0.0.200-10.0.0.210") + "".join(lines))
+    assert len(told) == len(lows) - len(set(lows))
+    assert all("serial" in message for message in told)
+
+
+@given(st.integers(0, 511), st.integers(2, 254), st.integers(0, 254))
+def test_an_address_is_taken_when_it_is_in_the_subnet_and_in_no_pool(address: int, first: int, length: int) -> None:
+    last = min(first + length, 254)
+    pool = f"10.0.0.{first}-10.0.0.{last}"
+    node = f"10.0.{address >> 8}.{address & 255}"
+    line = f'  - {{name: n, serial: "00000001", mac: "02:00:00:00:00:01", address: {node}, role: worker}}\n'
+    told = problems_of(HEAD.replace("POOL", pool) + line)
+    good = 1 < address < 255 and not first <= address <= last
+    assert (told == []) == good, told

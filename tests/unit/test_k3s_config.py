@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from builder import explode
 from builder.errors import InputError
+from builder.generation import Generation
 from builder.inventory import load_inventory
 from builder.inventory_models import K3s
 from builder.k3s_config import AGENT_KEYS, SERVER_KEYS, is_file_volume, storage_warnings, unknown_keys
@@ -33,7 +35,7 @@ def test_volumes_that_are_one(volume: str) -> None:
 
 @pytest.mark.parametrize("volume", ["", "8", "8GB", "0G", "8G; reboot", "LABEL=", "../x", "8G\n", "nonesuch"])
 def test_volumes_that_are_none(volume: str, tmp_path: Path) -> None:
-    text = LAB.read_text().replace("    backup: true\n", f"    backup: true\n    k3s: {{volume: {volume!r}}}\n", 1)
+    text = LAB.read_text().replace("k3s: {volume: 8G}", f"k3s: {{volume: {volume!r}}}", 1)
     (tmp_path / "cluster.yaml").write_text(text)
     with pytest.raises(InputError) as caught:
         load_inventory(tmp_path / "cluster.yaml")
@@ -52,11 +54,25 @@ def test_a_server_that_keeps_its_database_on_nfs_is_warned_about() -> None:
     assert storage_warnings("worker", "none", ()) == []
 
 
+def test_explode_says_it_where_the_image_has_k3s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cluster.yaml").write_text(LAB.read_text().replace("k3s: {volume: 8G}", "k3s: {}"))
+    master = load_inventory(tmp_path / "cluster.yaml").node("mlops_master")
+    image = Generation(directory=tmp_path, sha256="0" * 64, boot_mount="/boot/firmware", capabilities={})
+    explode._warn_of_storage(master, image)
+    assert capsys.readouterr().err == ""
+    (tmp_path / "root/usr/local/bin").mkdir(parents=True)
+    (tmp_path / "root/usr/local/bin/k3s").touch()
+    explode._warn_of_storage(master, image)
+    assert capsys.readouterr().err.startswith(
+        "warning: mlops-master: k3s keeps its SQLite database in the node's NFS root"
+    )
+    explode._warn_of_storage(load_inventory(LAB).node("mlops_master"), image)
+    assert capsys.readouterr().err == ""  # the lab's has a volume
+
+
 def test_the_nearest_k3s_settings_win_as_a_whole(tmp_path: Path) -> None:
     text = LAB.read_text().replace("  image: golden\n", "  image: golden\n  k3s: {volume: 4G}\n", 1)
-    text = text.replace('"mlops_master", ', '"mlops_master", ').replace(
-        "role: master}", "role: master, k3s: {config: {debug: true}}}"
-    )
+    text = text.replace("role: master}", "role: master, k3s: {config: {debug: true}}}")
     (tmp_path / "cluster.yaml").write_text(text)
     inventory = load_inventory(tmp_path / "cluster.yaml")
     assert inventory.node("yellow1").k3s == K3s(volume="4G")

@@ -23,6 +23,21 @@ MODELS = """\
 """
 
 
+def test_models_are_kept_where_they_do_not_lie_in_the_root(tmp_path: Path) -> None:
+    inventory = load_inventory(lab(tmp_path))
+    node = inventory.node("yellow3")
+    for persist, boot, kept in (
+        ((), "network", False),
+        (("/var/lib/model",), "network", False),
+        (("/var/lib/models",), "network", True),
+        (("/var/lib",), "network", True),
+        ((), "local", True),
+    ):
+        told = node_models(inventory, replace(node, persist=persist, boot=boot))
+        assert told is not None
+        assert told.kept is kept
+
+
 def lab(directory: Path, *, models: str = MODELS, given: str = '{jen: "3"}') -> Path:
     """Write the lab's inventory with models for the workers."""
     path = variant(directory)
@@ -104,4 +119,4 @@ def test_the_command_lists_who_fetches_what_and_when(tmp_path: Path, capsys: pyt
     assert cli.run_command(["models", "nodes", "--cluster", str(lab(tmp_path)), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 16
-    assert rows[0] == {"node": "green1", "model": "jen", "version": "3", "begins": rows[0]["begins"]}
+    assert rows[0] == {"node": "green1", "model": "jen", "version": "3", "begins": "23:50:31", "kept": False}

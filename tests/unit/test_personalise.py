@@ -169,6 +169,7 @@ def test_a_node_is_told_of_its_models_or_of_none(subject: Subject) -> None:
         "store": "https://models.example.org/",
         "models": {"jen": "3"},
         "window": {"start": "01:00", "length": 14400},
+        "boot_delay": 158,
         "limit": 0,
         "signed": True,
     }
@@ -283,16 +284,16 @@ def test_what_the_inventory_adds_counts_when_storage_is_checked(subject: Subject
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_volume_of_the_nodes_own_is_kept(subject: Subject, *, shared: bool) -> None:
     before = personalise(replace(subject, shared=shared))
-    with_volume = of_inventory(subject, "  worker:\n", "  worker:\n    k3s: {volume: 8G}\n")
+    with_volume = of_inventory(subject, "  worker:\n", "  worker:\n    k3s: {volume: 4G}\n")
     made = personalise(replace(with_volume, shared=shared))
     assert made.persist == ("/var/lib/pibuild/volumes",)
     assert made.name != before.name
     files = {file.path: file.content.decode() for file in made.files if not file.link}
-    assert files["/etc/pibuild/k3s-volume"] == "8G\n"
+    assert files["/etc/pibuild/k3s-volume"] == "4G\n"
     assert "snapshotter" not in files["/etc/rancher/k3s/config.yaml"]  # containerd's own works on ext4
     kept = "192.168.2.1:/srv/netboot/roots/yellow3/persist/var/lib/pibuild/volumes /var/lib/pibuild/volumes nfs "
     assert (kept in files["/etc/fstab"]) != shared
-    disk = of_inventory(with_volume, "volume: 8G", "volume: LABEL=k3s")
+    disk = of_inventory(with_volume, "volume: 4G", "volume: LABEL=k3s")
     assert personalise(replace(disk, shared=shared)).persist == ()
     assert text_of(replace(subject, shared=shared), "/etc/pibuild/k3s-volume") == ""
 
@@ -338,3 +339,13 @@ def test_what_explode_mends(subject: Subject, path: str, content: str) -> None:
 
 def test_the_clock_is_that_of_the_clusters_zone(subject: Subject) -> None:
     assert files_of(subject)["/etc/localtime"].link == "/usr/share/zoneinfo/Europe/Athens"
+
+
+def test_a_scraped_node_has_no_forwarder_and_one_that_forwards_has(subject: Subject) -> None:
+    assert text_of(subject, "/etc/pibuild/vmagent.env") == ""
+    assert text_of(subject, "/etc/pibuild/node-exporter.env").endswith("LISTEN=192.168.2.30:9100\n")
+    metrics = subject.node.metrics.model_copy(update={"mode": "local"})
+    forwards = replace(subject, node=replace(subject.node, metrics=metrics))
+    assert "RW_URL=http://192.168.2.2:8428/api/v1/write\n" in text_of(forwards, "/etc/pibuild/vmagent.env")
+    assert text_of(forwards, "/etc/pibuild/node-exporter.env").endswith("LISTEN=127.0.0.1:9100\n")
+    assert '"node": "yellow3"' in text_of(forwards, "/etc/pibuild/scrape.yml")

@@ -202,7 +202,7 @@ def test_a_clock_that_went_back_does_not_cost_the_newest_backup(root: Path) -> N
 @pytest.mark.tools  # forks
 def test_servers_are_told_of_files_that_a_killed_apply_had_replaced_and_nobody_wants_any_more(root: Path) -> None:
     class Killed(Servers):
-        def update(self, changed: Sequence[PurePosixPath]) -> None:
+        def update(self, _changed: Sequence[PurePosixPath]) -> None:
             os._exit(9)  # the servers may have been told of the new files
 
     before, wanted = contents(root), [ConfigFile(path=path, text=text) for path, text in _as_they_are(root)]
@@ -228,10 +228,10 @@ def _as_they_are(root: Path) -> list[tuple[PurePosixPath, str]]:
 
 def test_a_backup_that_was_deleted_is_not_taken_for_a_file_that_was_not_there(root: Path) -> None:
     class Killed(Servers):
-        def update(self, changed: Sequence[PurePosixPath]) -> None:
+        def update(self, _changed: Sequence[PurePosixPath]) -> None:
             raise KeyboardInterrupt
 
-        def undo(self, changed: Sequence[PurePosixPath]) -> list[str]:
+        def undo(self, _changed: Sequence[PurePosixPath]) -> list[str]:
             raise SystemExit(9)
 
     with pytest.raises(SystemExit):

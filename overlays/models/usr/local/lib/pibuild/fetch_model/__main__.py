@@ -40,10 +40,24 @@ def in_window(window: Mapping[str, Any], now: datetime) -> bool:
     return bool(since < int(window["length"]) + GRACE)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings. Raises FailedError for a file that is not as pibuild renders it."""
+def waits_for(window: Mapping[str, Any], boot_delay: int, *, first: bool) -> str:
+    """Return what a scheduled run has to wait for, "" when nothing.
+
+    The `first` version of a model does not wait for the window, but for the seconds after a start that are the node's
+    own: whoever starts us, nodes that got power together do not ask together.
+    """
+    if not first and not in_window(window, datetime.now()):  # noqa: DTZ005 - the node's own time of day
+        return f"the staging window, {window['start']}"
+    if first and time.clock_gettime(time.CLOCK_BOOTTIME) < boot_delay:
+        return f"its moment, {boot_delay} s after the start of the node"
+    return ""
+
+
+def read_settings(path: Path, token: Path) -> dict[str, Any]:
+    """Return the settings, and the store's `token` in them. Raises FailedError for what pibuild did not render."""
     try:
         settings: dict[str, Any] = json.loads(path.read_bytes())
+        settings["token"] = token.read_text().strip() if token.is_file() else ""
         names = [*settings["models"], *settings["models"].values()]
         in_window(settings["window"], datetime.now())  # noqa: DTZ005 - the node's own time of day
         urls = isinstance(settings["store"], str)
@@ -56,8 +70,8 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def bring(model: Model, version: str, options: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, int]:
     """Bring one version and switch to it; say why when that failed. Returns the figures of the run."""
-    token = options.token.read_text().strip() if options.token.is_file() else ""
-    store = Store(settings["store"], token=token, limit=int(settings.get("limit", 0)), pause=options.pause)
+    limit = int(settings.get("limit", 0))
+    store = Store(settings["store"], token=settings["token"], limit=limit, pause=options.pause)
     signers = options.signers if settings.get("signed", True) else None
     fetch = Fetch(model, version, store, Terms(signers, options.reserve))
     before, failed = model.current(), 1
@@ -87,16 +101,17 @@ def bring(model: Model, version: str, options: argparse.Namespace, settings: Map
 
 def update(options: argparse.Namespace, settings: Mapping[str, Any], figures: Figures) -> bool:
     """Bring every model that is wanted and not here. Returns whether none failed."""
-    waits = options.scheduled and not in_window(settings["window"], datetime.now())  # noqa: DTZ005
     good = True
     for name, version in settings["models"].items():
         model = Model(options.home, name)
+        delay = int(settings.get("boot_delay", 0))
+        wait = waits_for(settings["window"], delay, first=not model.current()) if options.scheduled else ""
         if model.has(version):
             if model.switch(version, settings["store"]):
                 say(f"{name} {version}: was here, in use again")
             model.tidy(version, model.previous())
-        elif waits and model.current():
-            say(f"{name} {version}: waits for the staging window, {settings['window']['start']}")
+        elif wait:
+            say(f"{name} {version}: waits for {wait}")
             continue
         else:
             counted = bring(model, version, options, settings)
@@ -117,7 +132,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--token", type=Path, default=etc / "models.token", metavar="FILE", help="sent to the store")
     parser.add_argument("--home", type=Path, default=Path("/var/lib/models"), metavar="DIR")
     parser.add_argument("--textfile", type=Path, default=Path("/run/node-textfile/models.prom"), metavar="FILE")
-    parser.add_argument("--scheduled", action="store_true", help="outside of the staging window, replace nothing")
+    parser.add_argument("--scheduled", action="store_true", help="wait for the node's time: do nothing before it")
     parser.add_argument("--reserve", type=int, default=256 << 20, metavar="BYTES", help="of the disk that stay free")
     parser.add_argument("--pause", type=float, default=1.0, metavar="SECONDS", help="before the second attempt")
     return parser.parse_args(arguments)
@@ -127,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 when every model is as it should be, or waits for its time; 1 when one failed."""
     options = read_options(arguments)
     try:
-        settings = read_settings(options.config)
+        settings = read_settings(options.config, options.token)
     except FailedError as failure:
         say(str(failure))
         return 1

@@ -45,9 +45,11 @@ class Figures:
             held[figure] = value if COUNTED[figure][0] == "gauge" else held.get(figure, 0) + value
 
     def write(self) -> None:
-        """Write both files. A full disk or a missing directory costs figures, not models."""
+        """Write both files, the second where there is a node_exporter. A full disk costs figures, not models."""
         with contextlib.suppress(OSError):
             write(self._path, json.dumps(self._held).encode())
+        if not self._textfile.parent.is_dir():
+            return
         try:
             write(self._textfile, self.exposition().encode(), durable=False)
         except OSError as error:

@@ -170,7 +170,10 @@ class Store:
 
 def _connect(parts: SplitResult) -> http.client.HTTPConnection:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    return kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
+    try:
+        return kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
+    except ValueError as error:
+        raise FailedError(f"{parts.netloc}: not an address that can be fetched: {error}") from None
 
 
 def _accept(response: http.client.HTTPResponse, wanted: Wanted) -> int:
