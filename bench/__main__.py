@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from bench import builds, emulation, explode, peers
+from bench import boot, builds, emulation, explode, peers
 from bench.builds import Bench
 from bench.results import COLUMNS, Result
 from builder import __version__, console
@@ -30,6 +30,7 @@ ALWAYS: dict[str, Benchmark] = {
     "publish": builds.publish,
     "explode": explode.explode,
     "fleet": explode.fleet,
+    "boot": boot.boot,
     "rebuild": builds.layers_only,
     "disk": builds.disk,
 }

@@ -208,4 +208,5 @@ def file_system(image: Path, kind: str) -> Iterator[Path]:
         yield at
     finally:
         unmount(at)
+        at.rmdir()
         image.unlink()

@@ -21,6 +21,8 @@ from builder.netboot import Netboot
 from builder.node_state import BACKUP_CA, backup_ca, backup_keys, read_state
 from builder.run import Completed, find_tool, run
 
+_NO_REPOSITORY = 10  # exit code
+_NOTHING = ("<config/> does not exist", "no such file", "file does not exist", "specified key does not exist")
 _PATIENCE = 120  # seconds to list or open a repository
 _TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 
@@ -47,14 +49,19 @@ class Repository:
         return {"RESTIC_REPOSITORY": url, "RESTIC_PASSWORD": self.password, "RESTIC_PROGRESS_FPS": "0.01", **keys, **ca}
 
     def restic(self, *words: str | Path, timeout: float | None = None, check: bool = True) -> Completed:
-        """Run restic on it. Raises CommandError, HostError."""
+        """Run restic on it. Raises InputError where there is no repository, CommandError, HostError."""
         restic = find_tool("restic", package="restic")
         ca = ("--cacert", self.ca) if self.ca else ()  # the variable is unknown to releases before 0.16
         sftp = ("-o", f"sftp.command={self.ssh()}") if self.url.startswith("sftp:") else ()
         command = (restic, "--no-cache", *ca, *sftp, *words)
         what = f"{self.node}'s backups in {self.url}"
-        hint = "does the store answer, and does it know the node? pibuild backup gateway" if check else ""
-        return run(command, env=self.environment(), timeout=timeout, check=check, what=what, hint=hint)
+        done = run(command, env=self.environment(), timeout=timeout, check=False, what=what)
+        if check and is_nothing(done):
+            hint = f"on the node: sudo systemctl start pibuild-backup; {self.url} is where it would be"
+            raise InputError(Problem(message=f"{self.node} has backed up nothing yet", hint=hint))
+        if check:
+            done.raise_for_status(what=what, hint="does the store answer, and does it know the node?")
+        return done
 
     def ssh(self) -> str:
         """Return the command that reaches the store of sftp:USER@HOST:/PATH or sftp://USER@HOST:PORT//PATH."""
@@ -76,6 +83,12 @@ class Snapshot:
     paths: tuple[str, ...]
     files: int | None
     size: int | None
+
+
+def is_nothing(done: Completed) -> bool:
+    """Whether restic has found no repository. Releases before 0.17 have no exit code of its own for that."""
+    unopened = done.returncode != 0 and "unable to open config file" in done.stderr
+    return done.returncode == _NO_REPOSITORY or (unopened and any(word in done.stderr for word in _NOTHING))
 
 
 def settings(inventory: Inventory) -> Backup:

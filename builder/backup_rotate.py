@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.backup import Repository, node_files, own_ca, repository
+from builder.backup import Repository, is_nothing, node_files, own_ca, repository
 from builder.backup_gateway import Gateway, Shell, latest, users
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
@@ -23,11 +23,9 @@ from builder.node_state import BACKUP_CA, BACKUP_KEYS, BACKUP_PASSWORD, backup_c
 from builder.personalise import NodeFile
 
 SECRETS = ("restic-http-password", "restic-password")
+_BEFORE = "restic-password.before"
 _PROGRAM = "/usr/local/lib/pibuild/backup"
 _PATIENCE = 120  # seconds
-# what restic says of a place with nothing in it; releases before 0.17 have no exit code of its own for that
-_NOTHING = ("does not exist", "no such file", "specified key does not exist")
-_NO_REPOSITORY = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +67,21 @@ class Rotation:
                 self._tell(shell)
             if self.gateway is not None:
                 self.gateway.call("users", stdin=users(self.inventory, self.netboot))
+            if not there:
+                # a disk that was not mounted looks the same: the next rotation tries these passwords as well
+                kept = [*self._passwords_before(), (home / "restic-password").read_text().strip()]
+                write(home / _BEFORE, "".join(f"{password}\n" for password in kept).encode(), 0o600)
             for name in SECRETS:
                 (home / f"{name}.next").replace(home / name)
             self.netboot.flush()
             removed = self._remove_keys() if there else 0
+            if there:
+                (home / _BEFORE).unlink(missing_ok=True)
         return Rotated(node=self.node.name, repository=there, roots=roots, pushed=self.push, removed=removed)
+
+    def _passwords_before(self) -> list[str]:
+        path = self.netboot.state / self.node.name / _BEFORE
+        return path.read_text().split() if path.is_file() else []
 
     def _tell(self, shell: Shell) -> None:
         """Give a node that runs its passwords; and where backups go, if nothing else tells it."""
@@ -100,7 +108,7 @@ class Rotation:
         for one in self._ways_in(now, new):
             opened = one.restic("cat", "config", timeout=_PATIENCE, check=False)
             said = opened.stderr
-            if opened.returncode == _NO_REPOSITORY or any(word in said for word in _NOTHING):
+            if is_nothing(opened):
                 return False
             if opened.returncode == 0:
                 if one.password != new:
@@ -114,8 +122,9 @@ class Rotation:
     def _ways_in(self, now: Repository, new: str) -> Iterator[Repository]:
         """Yield the repository as it opens now, or after a rotation that did not come to its end."""
         http = latest(self.netboot, self.node, "restic-http-password")
+        passwords = [new, now.password, *self._passwords_before()]
         for keys in (now.keys, {**now.keys, "RESTIC_REST_PASSWORD": http}):
-            for password in (new, now.password):
+            for password in passwords:
                 yield replace(now, keys=keys, password=password)
 
     def _fill_roots(self) -> int:

@@ -19,6 +19,9 @@ from builder.tree import Entry, Kind
 FIRST_INODE = 12  # EXT2_GOOD_OLD_FIRST_INO is 11: mke2fs's lost+found
 _ROOT_INODE = 2  # EXT2_ROOT_INO
 _MAX_LINE = 8000  # debugfs reads a script with fgets into BUFSIZ (8192) bytes
+_NEW_HOLE = 4096 - 12  # bytes for names in a directory's block of 4096: it ends with its checksum
+_FIRST_HOLE = _NEW_HOLE - 12 - 12  # `.` and `..`
+_LOST_FOUND = 20
 _SIGNED_HASH = 1  # EXT2_FLAGS_SIGNED_HASH; left alone, it follows the `char` of the machine that builds
 _TYPES: Mapping[Kind, int] = {
     "file": stat.S_IFREG,
@@ -75,12 +78,14 @@ def make_script(
     inodes = _inode_numbers(ordered, first)
     lines = [f"set_super_value flags {_SIGNED_HASH}"]
     announced = []
-    at = "."
+    at, holes = ".", [_FIRST_HOLE - _LOST_FOUND]
     for entry in ordered:
         if entry.path != "." and entry.parent != at:
-            at = entry.parent
+            at, holes = entry.parent, [_FIRST_HOLE]
             lines.append(f"cd <{inodes[at]}>")
+        is_new_block = entry.path != "." and _takes_new_block(entry.name, holes)
         if first[entry.path] != entry.path:
+            lines += [f"expand_dir <{inodes[at]}>"] if is_new_block else []  # `ln` alone does not do it by itself
             lines.append(f"ln <{inodes[entry.path]}> {_quoted(entry.name)}")
             continue
         lines += _make(entry, inodes[entry.path], sources)
@@ -132,6 +137,21 @@ def _inode_numbers(ordered: Iterable[Entry], first: Mapping[str, str]) -> dict[s
         else:
             numbers[entry.path] = numbers[first[entry.path]]
     return numbers
+
+
+def _takes_new_block(name: str, holes: list[int]) -> bool:
+    """Put a name into the first block of its directory with room for it; return whether that is a new one.
+
+    `holes` are the free bytes of the directory's blocks. An entry is 8 bytes and the name, a multiple of 4
+    (ext2fs_link).
+    """
+    size = 8 + -(-len(os.fsencode(name)) // 4) * 4
+    for index, hole in enumerate(holes):
+        if hole >= size:
+            holes[index] -= size
+            return False
+    holes.append(_NEW_HOLE - size)
+    return True
 
 
 def _make(entry: Entry, inode: int, sources: _Sources) -> Iterator[str]:

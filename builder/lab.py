@@ -360,12 +360,12 @@ def check_host() -> None:
 
 
 def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
-    started = []
+    """Start servers one after the other: nfs-ganesha ends at once when rpcbind does not answer yet."""
     for server in wanted:
-        (running.logs / f"{server.name}.log").unlink(missing_ok=True)
+        log = running.logs / f"{server.name}.log"
+        log.unlink(missing_ok=True)
         process = running.spawn(server.argv, name=server.name, env=dict(server.env))
-        started.append((server, process, running.logs / f"{server.name}.log"))
-    lab_servers.wait_until_serving(running.namespace, started)
+        lab_servers.wait_until_serving(running.namespace, server, process, log)
 
 
 def require_exploded(netboot: Netboot, node: Node) -> None:

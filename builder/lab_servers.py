@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -144,17 +144,16 @@ class Listening(Protocol):
         """Return the ports that are served in it."""
 
 
-def wait_until_serving(namespace: Listening, started: Sequence[tuple[Server, Started, Path]]) -> None:
-    """Wait until every server serves. Raises HostError with the log's end of one that ended or does not."""
+def wait_until_serving(namespace: Listening, server: Server, process: Started, log: Path) -> None:
+    """Wait until a server serves. Raises HostError with its log's end when it ended or does not."""
     until = time.monotonic() + _START
-    for server, process, log in started:
-        while process.poll() is None and not server.ports <= set(namespace.listening()):
-            if time.monotonic() > until:
-                raise HostError(f"{server.name} does not serve after {_START:.0f} s{_said(log)}")
-            time.sleep(0.05)
-        ended = process.poll()
-        if ended is not None and (server.ports or ended != 0):
-            raise HostError(f"{server.name} ended with exit code {ended}{_said(log)}")
+    while process.poll() is None and not (server.ports and server.ports <= set(namespace.listening())):
+        if time.monotonic() > until:
+            raise HostError(f"{server.name} does not serve after {_START:.0f} s{_said(log)}")
+        time.sleep(0.02)
+    ended = process.poll()
+    if ended is not None and (server.ports or ended != 0):
+        raise HostError(f"{server.name} ended with exit code {ended}{_said(log)}")
 
 
 def _said(log: Path) -> str:

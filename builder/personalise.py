@@ -36,7 +36,9 @@ _NUMBERS = frozenset(
 )
 # noacl: on nfs-ganesha 4.3 (Debian 12, Ubuntu 24.04) taking an ACL away fails with EIO (nfs-ganesha #918), and with it
 # every unit that has a StateDirectory= and a user. Without ACLs a node also asks less of any server.
+# A layer of an overlay needs them all the same: see pibuild-shared-root.
 MOUNT = "vers=3,tcp,hard,noacl"
+_MOUNT_LAYER = "vers=3,tcp,hard"
 _MOUNT_LATER = "vers=3,tcp,nolock,noacl,nofail,_netdev"
 _NOT_OURS = (
     "root",
@@ -181,7 +183,8 @@ def _cmdline(subject: Subject, name: str) -> str:
     node, netboot, server = subject.node, subject.netboot, subject.inventory.login.address
     file = subject.generation.boot / "cmdline.txt"
     root = subject.generation.root if subject.shared else netboot.root(node.name, name)
-    words = ["root=/dev/nfs", f"nfsroot={server}:{root},{MOUNT}", "ro" if subject.shared else "rw", "ip=dhcp"]
+    mount = _MOUNT_LAYER if subject.shared else MOUNT
+    words = ["root=/dev/nfs", f"nfsroot={server}:{root},{mount}", "ro" if subject.shared else "rw", "ip=dhcp"]
     if subject.shared:
         words.append(f"pibuild.node={server}:{netboot.roots / node.name}/{name}")
     text = cmdline_for_nfs(file.read_text() if file.is_file() else "", [*words, *node.cmdline])

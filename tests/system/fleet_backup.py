@@ -28,6 +28,7 @@ from builder.inventory import Inventory, load_inventory
 from builder.netboot import Netboot
 from builder.run import PATH, Completed, run, spawn
 from tests.trixie import program
+from tests.unit_files import lines
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("yellow1", "yellow2")
@@ -72,10 +73,19 @@ class Fleet:
             Bind(source=self.local, target="/usr/local", writable=True),
             Bind(source=textfile, target="/run/node-textfile", writable=True),
         ]
-        return Chroot(root=root, binds=binds).run(argv, network=True, env=env, input=stdin, check=False)
+        done = Chroot(root=root, binds=binds).run(argv, network=True, env=env, input=stdin, check=False)
+        with (self.home / "said").open("a") as said:
+            said.write(done.stdout)
+        return done
 
     def back_up(self, node: str, **env: str) -> Completed:
-        return self.on(node, "/usr/local/lib/pibuild/backup", env=env)
+        """Run the unit's program with no more of root's powers than the unit leaves it."""
+        (powers,) = lines(
+            PROJECT / "overlays/backup/etc/systemd/system/pibuild-backup.service", "CapabilityBoundingSet"
+        )
+        left = ",".join(["-all", *(f"+{power.removeprefix('CAP_').lower()}" for power in powers.split())])
+        shut_in = ("setpriv", "--no-new-privs", f"--bounding-set={left}")
+        return self.on(node, *shut_in, "/usr/local/lib/pibuild/backup", env=env)
 
     def restic(self, node: str, *words: str, **env: str) -> Completed:
         return self.on(node, "/usr/local/lib/pibuild/backup-restic", *words, env=env)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from builder.console import note
 from builder.errors import InputError
 from builder.hashing import file_digest
 from builder.run import CommandError, run
-from tests.system.fleet_backup import PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
+from tests.system.fleet_backup import NODES, PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
 from tests.trixie import program, unpacked
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -30,8 +31,16 @@ NO_ANSWER, NO_INPUT, WRONG_PASSWORD, NO_REPOSITORY = 124, 66, 12, 10
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return make_fleet(tmp_path)
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A fleet; whatever is done with it, no secret is ever an argument, said by a node, or in the server's log."""
+    made = make_fleet(tmp_path)
+    names = [(node, name) for node in NODES for name in ("restic-password", "restic-http-password")]
+    secrets = {made.secret(*name) for name in names}
+    yield made
+    secrets |= {made.secret(*name) for name in names}
+    for path in (made.local / "arguments", made.home / "said", made.home / "server.log"):
+        text = path.read_text() if path.is_file() else ""
+        assert not [secret for secret in secrets if secret in text], path
 
 
 def fill(root: Path) -> None:
@@ -55,6 +64,9 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
     app = root / "var/lib/pibuild/app"
     before = {name: file_digest(app / name) for name in ("data.db", "settings.json")}
     with fleet.served():
+        of = repository(fleet.inventory, fleet.netboot, fleet.inventory.node("yellow1"))
+        with pytest.raises(InputError, match="yellow1 has backed up nothing yet"):
+            snapshots(of)
         assert fleet.back_up("yellow1").returncode == 0
         (app / "settings.json").unlink()
         (app / "data.db").write_bytes(b"broken")
@@ -76,7 +88,6 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
         assert (root / "etc/hostname").read_text() == "yellow1\n"
         assert fstab.read_text() == "of the root that runs\n"
 
-        of = repository(fleet.inventory, fleet.netboot, fleet.inventory.node("yellow1"))
         restore(of, tmp_path / "whole")
         assert file_digest(tmp_path / "whole/var/lib/pibuild/app/data.db") == before["data.db"]
         one = restore(of, tmp_path / "one", include=["/etc/hostname"], snapshot=snapshots(of)[0].id)
@@ -187,6 +198,21 @@ def test_a_rotation_that_was_stopped_is_finished_by_the_next(fleet: Fleet) -> No
         assert fleet.back_up("yellow1").returncode == 0
 
 
+def test_a_store_that_was_not_mounted_is_opened_again_by_the_next_rotation(fleet: Fleet) -> None:
+    node = fleet.inventory.node("yellow1")
+    with fleet.served() as gateway:
+        assert fleet.back_up("yellow1").returncode == 0
+        shutil.move(fleet.store / "yellow1", fleet.home / "elsewhere")
+        for _ in range(2):
+            assert not rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).repository
+        shutil.rmtree(fleet.store / "yellow1", ignore_errors=True)
+        shutil.move(fleet.home / "elsewhere", fleet.store / "yellow1")
+        assert fleet.back_up("yellow1").returncode == WRONG_PASSWORD
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 1
+        assert fleet.back_up("yellow1").returncode == 0
+    assert not (fleet.netboot.state / "yellow1/restic-password.before").exists()
+
+
 def test_what_fails_is_told_and_the_next_run_is_whole(fleet: Fleet) -> None:
     root = fleet.root("yellow1")
     away = fleet.back_up("yellow1", BACKUP_PATIENCE="3")  # nothing listens
@@ -228,29 +254,11 @@ def test_what_fails_is_told_and_the_next_run_is_whole(fleet: Fleet) -> None:
     assert not list((fleet.home / "textfile/yellow1").glob(".*"))  # no half-written file is left
 
 
-def test_no_secret_is_an_argument_or_said(fleet: Fleet) -> None:
-    node = fleet.inventory.node("yellow1")
-    said = fleet.back_up("yellow1", BACKUP_PATIENCE="5").stdout
-    with fleet.served() as gateway:
-        said += fleet.back_up("yellow1").stdout
-        secrets = [fleet.secret("yellow1", name) for name in ("restic-password", "restic-http-password")]
-        rotate(fleet.inventory, fleet.netboot, node, gateway=gateway)
-        secrets += [fleet.secret("yellow1", name) for name in ("restic-password", "restic-http-password")]
-        gateway.call("upkeep")
-        said += (
-            fleet.back_up("yellow1").stdout + fleet.on("yellow1", "/usr/local/sbin/pibuild-restore", "--list").stdout
-        )
-    said += (fleet.local / "arguments").read_text()
-    said += (fleet.home / "server.log").read_text()
-    assert "cat config" in said
-    assert not [secret for secret in secrets if secret in said]
-
-
 def test_the_gateway_forgets_prunes_and_checks(fleet: Fleet) -> None:
     now = datetime.now(UTC)
     with fleet.served() as gateway:
         assert fleet.back_up("yellow1").returncode == 0
-        for days in (*range(1, 10), 20, 21, 27, 40, 41, 42):
+        for days in (1, 2, 3, 20, 21, 27, 40, 41, 42):
             when = (now - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S")
             fleet.on_store("yellow1", "backup", "--quiet", "--host", "yellow1", "--time", when, "/etc/hostname")
         kept_before = len(list((fleet.store / "yellow1/snapshots").iterdir()))
@@ -260,8 +268,8 @@ def test_the_gateway_forgets_prunes_and_checks(fleet: Fleet) -> None:
         assert figures['edge_backup_gateway_exit_code{repository="yellow1"}'] == 0
         assert figures['edge_backup_gateway_bytes{repository="yellow1"}'] > 1000
         note(f"\nbackup: {kept} of {kept_before} daily snapshots kept")
-        assert kept_before == 16
-        assert 9 <= kept <= 13  # a week's days, the weeks of a month, the months of a year, the very first
+        assert kept_before == 10
+        assert 6 <= kept <= 9  # a week's days, the weeks of a month, the months of a year, the very first
         assert fleet.back_up("yellow1").returncode == 0
 
         # a node that somebody has taken over dates a backup into the future, so that all others be too old

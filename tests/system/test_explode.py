@@ -295,7 +295,7 @@ def test_a_shared_root_costs_a_node_little(lab: Lab) -> None:
     assert used(lab.dest) - before < 64 << 20
     cmdline = (lab.boot("green2") / "cmdline.txt").read_text()
     generation = next((lab.dest / "generations").iterdir())
-    assert f"nfsroot=192.168.2.1:{generation}/root,vers=3,tcp,hard,noacl ro ip=dhcp" in cmdline
+    assert f"nfsroot=192.168.2.1:{generation}/root,vers=3,tcp,hard ro ip=dhcp" in cmdline
     assert f"pibuild.node=192.168.2.1:{lab.dest}/roots/green2/{lab.root('green2').name}" in cmdline
     assert (lab.root("green2") / "files/etc/hostname").read_text() == "green2\n"
     assert (generation / "boot/cmdline.txt").read_text().startswith("console=tty0 root=PARTUUID")

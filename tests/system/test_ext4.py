@@ -113,3 +113,27 @@ def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:
     (source / "two\nlines").touch()
     with pytest.raises(InputError, match="cannot be written into an ext4 image"):
         write(source, tmp_path / "x.img")
+
+
+def test_links_fill_more_than_a_block_of_their_directory(tmp_path: Path) -> None:
+    source = tmp_path / "tree"
+    (source / "etc").mkdir(parents=True)
+    for directory in ("usr/lib/git-core", "."):
+        (source / directory).mkdir(parents=True, exist_ok=True)
+        (source / directory / "00first").write_text(directory)
+        for number in range(400):
+            name = f"{number:03}" + "x" * (number * 7 % 60)
+            kind = number % 5
+            if kind == 0:
+                (source / directory / name).mkdir()
+            elif kind == 1:
+                (source / directory / name).symlink_to("00first")
+            else:
+                os.link(source / directory / "00first", source / directory / name)
+    write(source, tmp_path / "x.img")
+    with mounted(tmp_path / "x.img", OFFSET, tmp_path / "at") as at:
+        differences = tree.compare(source, at, ignore=("mtime",))
+        assert (at / "usr/lib/git-core/00first").stat().st_nlink == 241
+        blocks = (at / "usr/lib/git-core").stat().st_size // 4096
+    assert {difference.path for difference in differences} == {"etc/added", "etc/fstab", "lost+found"}
+    assert 4 <= blocks <= 6  # as many as the names need

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import emulation, explode
+from bench import boot, emulation, explode
 from bench.__main__ import ALWAYS, results
 from bench.builds import Bench, phases, shares
 from bench.measure import measure, occupied
@@ -27,7 +27,7 @@ assert arguments[0] == "build" and pathlib.Path(arguments[1]).is_file()
 (pathlib.Path(arguments[arguments.index("--output") + 1]) / "bench/latest").mkdir(parents=True, exist_ok=True)
 print('''{REPORT}''')
 """
-BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet"})
+BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet", "boot"})
 
 
 @pytest.fixture
@@ -160,3 +160,21 @@ def test_a_made_inventory_is_one_and_has_its_services(tmp_path: Path) -> None:
     assert sum(node.boot == "network" for node in inventory.nodes) == 300
     assert len({node.groups for node in inventory.nodes}) == 4
     assert any("n300" in file.text for file in render(inventory, "login"))
+
+
+def test_a_service_is_ready_when_it_runs_or_when_it_has_ended(tmp_path: Path) -> None:
+    said = (
+        "Id=exporter.service\nMemoryPeak=1048576\nActiveEnterTimestampMonotonic=2500000\nInactiveEnterTimestampMonotonic=0\n"
+        "\nId=once.service\nMemoryPeak=4096\nActiveEnterTimestampMonotonic=0\nInactiveEnterTimestampMonotonic=3000000\n"
+        "\nId=never.service\nMemoryPeak=[not set]\nActiveEnterTimestampMonotonic=0\nInactiveEnterTimestampMonotonic=0\n"
+    )
+    assert boot.services(said) == {"exporter.service": (1048576, 2.5), "once.service": (4096, 3.0)}
+    wants = tmp_path / "etc/systemd/system/timers.target.wants"
+    wants.mkdir(parents=True)
+    (wants / "once.timer").symlink_to("/etc/systemd/system/once.timer")
+    (wants / "some.mount").symlink_to("/etc/systemd/system/some.mount")
+    assert boot.units(tmp_path) == {"once.service"}
+
+
+def test_memory_in_use_is_what_is_not_available() -> None:
+    assert boot.used("MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  400 kB\n") == 600 * 1024
