@@ -194,7 +194,7 @@ def test_an_outage_with_a_killed_agent_and_a_reboot_in_it(
     assert "127.0.0.1:9100" in forwarding.ssh("ss -Hltn 'sport = 9100'").stdout
     cut_at = time.time()
     with _without_store(netlab.lab):
-        beats = _watch(forwarding, 35)
+        beats = _watch(forwarding, 60)  # until what came first is on disk
         _as_root(forwarding, "kill -KILL $(systemctl show --property MainPID --value vmagent.service)")
         beats |= _watch(forwarding, 35)
         assert forwarding.ssh("systemctl is-active vmagent.service").stdout == "active\n"
