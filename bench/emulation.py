@@ -5,7 +5,6 @@ The packages are downloaded before anything is measured. Times of layers are tho
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,14 +60,19 @@ def make_root(bench: Bench) -> Root:
     if not (bench.cache / "archives").exists():
         with console.progress("cold build (brings the packages)"):
             bench.build(recipe=bench.recipe)
-    for name in ("layers", "lists", "resolutions"):
-        if (bench.cache / name).exists():
-            remove_tree(bench.cache / name)
+    forget(bench, "layers", "lists", "resolutions")
     with console.progress(f"{bench.recipe.stem}, native tools"):
         built, report = bench.build("--emulation", "native-tools", recipe=bench.recipe)
-    remove_tree(bench.output)
-    again, _ = bench.build("--emulation", "native-tools", recipe=bench.recipe)  # the image alone
-    return Root(measured=built, cpu=built.cpu - again.cpu, report=report)
+    forget(bench)
+    image, _ = bench.build("--emulation", "native-tools", recipe=bench.recipe)
+    return Root(measured=built, cpu=built.cpu - image.cpu, report=report)
+
+
+def forget(bench: Bench, *names: str) -> None:
+    """Remove parts of the cache, and every published image."""
+    for directory in (bench.output, *(bench.cache / name for name in names)):
+        if directory.exists():
+            remove_tree(directory)
 
 
 def emulation(bench: Bench) -> Iterator[Result]:
@@ -85,10 +89,9 @@ def emulation(bench: Bench) -> Iterator[Result]:
     yield row("the same packages, amd64", native, note="mmdebstrap, kernel and initramfs included, no image")
     yield ratio("native tools / native amd64", root.seconds, native.seconds, most=1.5)
     yield ratio("  the same, processor time", root.cpu, native.cpu)
-    remove_tree(bench.cache / "layers")
+    forget(bench, "layers")
     with console.progress(f"{bench.recipe.stem}, both ways"):
         built, report = bench.build("--emulation", "native-tools", "--verify-emulation", recipe=bench.recipe)
-    (bench.directory / "both-ways.json").write_text(json.dumps(report))
     yield from both_ways(report, rest=root.seconds - layers)
     yield ratio("  processor time: full / native tools", built.cpu - root.measured.cpu, root.cpu)
 

@@ -7,6 +7,8 @@ nothing else. A name written with capitals or underscores (`mlops_master`) is ta
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -125,6 +127,19 @@ def find_inventory(given: Path | None = None) -> Path:
     raise InputError(Problem(message=f"no inventory: neither {places} exists", hint="name it: --cluster FILE"))
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector off: it looks through all nodes of a large file again and again, half the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_uncollected()
 def load_inventory(path: Path) -> Inventory:
     """Read and check an inventory. Raises InputError with every problem, in the order of the file."""
     document = load(path)
