@@ -48,8 +48,10 @@ class Web:
 
 
 @contextlib.contextmanager
-def serve(address: str = "127.0.0.1", *, port: int = 0) -> Iterator[Web]:
-    """Run a server for the time of the block; it stays in the network that the calling thread is in."""
+def serve(
+    address: str = "127.0.0.1", *, port: int = 0, network: contextlib.AbstractContextManager[None] | None = None
+) -> Iterator[Web]:
+    """Run a server for the time of the block, with a socket in the network that `network` enters."""
     web = Web()
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,7 +63,8 @@ def serve(address: str = "127.0.0.1", *, port: int = 0) -> Iterator[Web]:
         def do_GET(self) -> None:
             _answer(web, self)
 
-    server = ThreadingHTTPServer((address, port), Handler)
+    with network or contextlib.nullcontext():  # a thread that is in another process namespace can start no thread
+        server = ThreadingHTTPServer((address, port), Handler)
     web.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -78,9 +77,10 @@ def modelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modelled]:
     publish(store, Publication(path=second, model="jen", version="2", key=key))
     seed(home, store)
     options = LabOptions(logs=home / "logs")
-    with lab(load_inventory(cluster), home / "netboot", options) as here, contextlib.ExitStack() as stack:
-        with here.entered():
-            web = stack.enter_context(serve("192.168.2.1", port=PORT))
+    with (
+        lab(load_inventory(cluster), home / "netboot", options) as here,
+        serve("192.168.2.1", port=PORT, network=here.entered()) as web,
+    ):
         web.root = store.directory
         node = here.boot(NODE)
         node.wait_until_up(900)
