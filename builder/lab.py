@@ -86,7 +86,7 @@ class LabNode:
             key=self.lab.key,
             user=self.node.user,
             known_hosts=self.lab.known_hosts,
-            entered=self.lab.entered,
+            entered=self.lab.namespace.entered,
         )
 
     def ssh(self, command: str, *, timeout: float = 120) -> Completed:
@@ -202,8 +202,8 @@ class Lab:
     # ---------------------------------------------------------------------------------------------------- login node
 
     def entered(self) -> AbstractContextManager[None]:
-        """Give this thread the login node's network for a block: sockets, requests, programs started in it."""
-        return self.namespace.entered()
+        """Give this thread, and those it starts, the login node's network for a block: sockets, requests, programs."""
+        return self.namespace.entered(processes=False)
 
     def run(self, argv: Argv, **options: Any) -> Completed:
         """Run a command on the login node, with its network and files; options as of `builder.run.run`."""

@@ -67,18 +67,19 @@ class Namespace:
     bridge: str
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self, *, processes: bool = True) -> Iterator[None]:
         """Give this thread the namespace's network for the block, and the processes it starts a place in it.
 
         Sockets opened in the block stay there. Files are the caller's own: `run` and `spawn` see the namespace's.
-        Raises HostError when the namespace is gone.
+        Without `processes`, those it starts do not end with the namespace, but the block can start threads: a thread
+        whose children belong elsewhere cannot (clone(2), EINVAL). Raises HostError when the namespace is gone.
         """
         with contextlib.ExitStack() as stack:
             own, its = (
                 [stack.enter_context(_opened(place / kind)) for kind in kinds]
                 for place, kinds in (
-                    (Path("/proc/thread-self/ns"), ("net", "pid_for_children")),
-                    (Path(f"/proc/{self.holder}/ns"), ("net", "pid")),
+                    (Path("/proc/thread-self/ns"), ("net", "pid_for_children")[: 1 + processes]),
+                    (Path(f"/proc/{self.holder}/ns"), ("net", "pid")[: 1 + processes]),
                 )
             )
             for descriptor in own:
