@@ -204,7 +204,7 @@ def test_k3s_waits_for_its_binary_and_has_a_volume_of_its_own(booted: Booted) ->
         systemctl is-active k3s-agent.service
         sudo journalctl -b -u k3s-agent --no-pager -o cat | grep '^started as'
         findmnt -no FSTYPE /var/lib/rancher
-        cat /var/lib/rancher/k3s/agent/images/x.tar.zst
+        sudo cat /var/lib/rancher/k3s/agent/images/x.tar.zst
         cd /var/lib/rancher
         sudo mkdir lower upper work merged
         sudo mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work snapshot merged

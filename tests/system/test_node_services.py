@@ -58,7 +58,9 @@ def test_a_kernel_takes_the_rules_and_takes_them_again(node: str, tmp_path: Path
 
 
 def in_mount_namespace(script: str, env: Mapping[str, str]) -> Completed:
-    return run(["unshare", "--mount", "sh", "-euc", script], env=env, check=False)
+    """Run a script where mounts are shared, as systemd has them, and nobody else sees them."""
+    inside = ["unshare", "--mount", "--propagation", "shared", "sh", "-euc", script]
+    return run(["unshare", "--mount", *inside], env=env, check=False)
 
 
 def test_a_volume_is_made_once_and_shows_the_images_airgap_images(tmp_path: Path) -> None:
