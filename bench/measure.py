@@ -21,8 +21,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 class Measured:
     """What a command took: `seconds` of the clock, `cpu` seconds of processors, which depend less on what else runs.
 
-    `memory` is the largest sum of anonymous resident bytes of the process tree that was seen. The page cache and shared
-    file pages are left out: they are the machine's to give back.
+    `memory` is the largest sum of anonymous resident bytes of the process tree that was seen, without processes that
+    ran before. The page cache and shared file pages are left out: they are the machine's to give back.
     """
 
     seconds: float
@@ -58,11 +58,11 @@ def occupied(*paths: Path) -> int:
 
 @contextmanager
 def _peak_memory() -> Iterator[list[int]]:
-    peak, ended = [0], threading.Event()
+    peak, ended, others = [0], threading.Event(), _descendants(os.getpid())
 
     def watch() -> None:
         while not ended.wait(_PERIOD):
-            peak[0] = max(peak[0], sum(map(_anonymous, _descendants(os.getpid()))))
+            peak[0] = max(peak[0], sum(map(_anonymous, _descendants(os.getpid()) - others)))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -73,7 +73,7 @@ def _peak_memory() -> Iterator[list[int]]:
         watcher.join()
 
 
-def _descendants(root: int) -> list[int]:
+def _descendants(root: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -82,9 +82,9 @@ def _descendants(root: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended in between
             children.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], list(children.get(root, ()))
+    found, todo = set(), list(children.get(root, ()))
     while todo:
-        found.append(process := todo.pop())
+        found.add(process := todo.pop())
         todo += children.get(process, ())
     return found
 

@@ -40,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     machine.adopt_orphans()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what is quick first, and last what shares a lab: its machines run from the first of them to the last."""
+    items.sort(key=lambda item: (UNIT not in item.path.parents, "netlab" in getattr(item, "fixturenames", ())))
+
+
 # ---------------------------------------------------------------------------------------------- what the machine lacks
 
 _not_run: list[tuple[str, str]] = []
