@@ -17,7 +17,15 @@ from builder.cli_options import plain
 from builder.errors import FetchError, HostError, InputError, Mark, PibuildError, Problem, StepError, VerdictError
 from builder.run import run, spawn
 
-COMMANDS = list(cli.pibuild.commands.values())
+
+def _walk(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield " ".join([*words, name]), command
+        if isinstance(command, click.Group):
+            yield from _walk(command, *words, name)
+
+
+COMMANDS = dict(_walk(cli.pibuild))
 REFERENCE = Path(__file__).parents[2] / "docs" / "commands.md"
 
 
@@ -34,14 +42,15 @@ def failing() -> Iterator[Callable[[BaseException], None]]:
     cli.pibuild.commands.pop("fail", None)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
-def test_help_has_an_example_and_says_what_every_option_does(
-    command: click.Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.run_command([str(command.name), "--help"]) == 0
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_and_says_what_every_option_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run_command([*name.split(), "--help"]) == 0
     said = capsys.readouterr().out
-    assert f"pibuild {command.name}" in said.split("Example:")[1]
-    assert len(command.get_short_help_str(limit=100)) <= 45  # or the list of commands cuts it off
+    assert f"pibuild {name}" in said.split("Example:")[1]
+    command = COMMANDS[name]
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+    if " " not in name:
+        assert len(command.get_short_help_str(limit=100)) <= 45  # or the list of commands cuts it off
 
 
 @pytest.mark.parametrize("name", ["plan", "build", "lock", "inspect", "diff", "boot", "gc"])
@@ -194,14 +203,14 @@ def test_plain_is_what_json_has() -> None:
 def _reference() -> str:
     """Return docs/commands.md: every command with its words, its options and its example."""
     parts = ["# Commands\n\nWritten from the commands themselves: `pytest tests/unit/test_cli.py --regenerate`.\n"]
-    for command in COMMANDS:
+    for name, command in COMMANDS.items():
         arguments = " ".join(p.human_readable_name for p in command.params if isinstance(p, click.Argument))
         words = inspect.cleandoc(command.help or "")
         example = "\n".join(line.strip() for line in (command.epilog or "").splitlines()[2:])
         options = [p for p in command.params if isinstance(p, click.Option)]
         rows = [f"| `{'`, `'.join(p.opts)}` | {p.help or ''}{_default(p)} |" for p in options]
         parts.append(
-            f"## pibuild {command.name} {arguments}".rstrip()
+            f"## pibuild {name} {arguments}".rstrip()
             + f"\n\n{words}\n"
             + ("\n| option | |\n| --- | --- |\n" + "\n".join(rows) + "\n" if rows else "")
             + f"\n```sh\n{example}\n```\n"
