@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from builder import lab_servers
+from builder.boot import QEMU
 from builder.bootloader import BootReport
 from builder.errors import HostError, InputError, Problem, VerdictError
 from builder.inventory import Inventory, Node
-from builder.lab_machine import QEMU, Machine, read_chain
+from builder.lab_machine import Machine, read_chain
 from builder.lab_namespace import Namespace, Process, namespace
 from builder.netboot import Netboot, write
 from builder.run import Argv, Completed, find_tool, require_root

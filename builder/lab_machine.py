@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from builder.boot import PATIENCE, kernel_cmdline
+from builder.boot import PATIENCE, generic_machine, kernel_cmdline
 from builder.bootloader import BootReport, Request, simulate
 from builder.bootloader_tree import ServerTree
 from builder.netboot import write
 from builder.run import spawn
 
-QEMU = "qemu-system-aarch64"
 CONSOLE = "ttyAMA0"  # QEMU's serial port, in place of a board's: ttyAMA10 on the command line would keep it silent
 _POWERED_OFF = b"reboot: Power down"  # kernel/reboot.c; everything else that ends QEMU by itself is a reset
 _TAIL = 4096
@@ -69,17 +68,14 @@ class Machine:
 def machine_argv(machine: Machine, files: Mapping[str, Path], cmdline: str, console: Path) -> tuple[str, ...]:
     """Return QEMU's command line. `files` has `kernel` and, where there is one, `initrd`.
 
-    With -no-reboot it ends when the machine resets: the bootloader comes before the next start.
+    It ends when the machine resets: the bootloader comes before the next start.
     """
     initrd = ("-initrd", str(files["initrd"])) if "initrd" in files else ()
     return (
-        *(QEMU, "-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"),
-        *("-smp", str(machine.cpus), "-m", str(machine.memory)),
-        *("-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"),
+        *generic_machine(cpus=machine.cpus, memory=machine.memory),
         *("-kernel", str(files["kernel"]), *initrd, "-append", cmdline),
         *("-netdev", f"tap,id=net,ifname={machine.tap},script=no,downscript=no"),
         *("-device", f"virtio-net-pci,netdev=net,mac={machine.mac},romfile="),
-        *("-device", "virtio-rng-pci"),
         *("-serial", f"file:{console}"),
     )
 

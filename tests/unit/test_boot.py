@@ -66,15 +66,15 @@ def test_virt_machine() -> None:
     drives = Drives(disk=Path("/s/a.qcow2"), serials=(Path("/l/a.log"),))
     argv = virt_argv(FILES, drives, Ports(ssh=2201, metrics=2202), BootOptions())
     assert argv == (
-        *("qemu-system-aarch64", "-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a72"),
-        *("-smp", "2", "-m", "2048"),
+        *("qemu-system-aarch64", "-M", "virt,dtb-randomness=off"),
+        *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a72"),
+        *("-smp", "2", "-m", "2048", "-device", "virtio-rng-pci"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"),
         *("-kernel", "/s/kernel", "-initrd", "/s/initrd", "-append", "root=LABEL=x rw"),
         *("-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file=/s/a.qcow2"),
         *("-device", "virtio-blk-pci,drive=disk"),
         *("-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:2201-:22,hostfwd=tcp:127.0.0.1:2202-:9100"),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
-        *("-device", "virtio-rng-pci"),
         *("-serial", "file:/l/a.log"),
     )
 
