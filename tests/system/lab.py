@@ -1,7 +1,9 @@
 """Nodes of the golden image, booted over the network once for all tests that look at running nodes.
 
 A test asks for `netlab` (tests/system/conftest.py) and for a node by `netlab.up("yellow3")`: it is booted when the
-first test asks, and stays. What a test changes on a node it changes back.
+first test asks, and stays. What a test changes on a node it changes back. The inventory is the lab's, with Kea
+for its DHCP server, a fleet manager, a volume for k3s and, for yellow4, a model: what is not there is away until a test
+serves it.
 """
 
 from __future__ import annotations
@@ -18,9 +20,17 @@ from builder.inventory import load_inventory
 from builder.lab import Lab, LabNode, LabOptions, lab
 from builder.run import Completed, run
 from tests import machine
+from tests.clusters import LAB
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("yellow3", "yellow4")
+MODELS = 8090  # the port of the store
+SETTINGS = f"""\
+  fleet: {{url: 'http://192.168.2.1:9340'}}
+  models:
+    store: http://192.168.2.1:{MODELS}/
+    window: {{start: "00:00", length: 24h}}
+"""
 PATIENCE = 900.0  # seconds for a node to come up: two boot at once, emulated, beside other work
 
 
@@ -43,10 +53,10 @@ def explode(dest: Path, image: Path, *words: str | Path) -> list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetLab:
-    """The running lab, the image that its nodes booted at first, and the directory that they boot from."""
+    """The running lab, its cluster.yaml, and the directory that its nodes boot from."""
 
     lab: Lab
-    image: Path
+    cluster: Path
     dest: Path
 
     def up(self, *names: str) -> list[LabNode]:
@@ -57,16 +67,34 @@ class NetLab:
         return nodes
 
 
+def inventory_of(home: Path) -> Path:
+    """Write the inventory of the shared lab; return its path."""
+    text = LAB.read_text()
+    for old, new in (
+        ("  netboot:", f"{SETTINGS}  netboot:"),
+        ("  worker:\n", "  worker:\n    k3s: {volume: 64M}\n"),
+        ("dhcp: {server: isc-dhcp", "dhcp: {server: kea"),
+        ("{name: yellow4, ", '{name: yellow4, models: {jen: "1"}, '),
+    ):
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = home / "cluster.yaml"
+    path.write_text(text)
+    return path
+
+
 @contextlib.contextmanager
 def netlab_of(image: Path, dest: Path) -> Iterator[NetLab]:
     """Run a lab of nodes that have roots of their own. The leak guard knows its processes; at its end none is left."""
-    explode(dest, image, *(word for node in NODES for word in ("--node", node)), "--method", "copy")
+    cluster = inventory_of(dest.parent)
+    words = [word for node in NODES for word in ("--node", node)]
+    explode(dest, image, *words, "--method", "copy", "--cluster", cluster)
     before = machine.traces()
     options = LabOptions(logs=dest.parent / "logs")
     with (
-        lab(load_inventory(PROJECT / "cluster.yaml"), dest, options) as running,
+        lab(load_inventory(cluster), dest, options) as running,
         machine.known(running.namespace.holder),
     ):
-        yield NetLab(lab=running, image=image, dest=dest)
+        yield NetLab(lab=running, cluster=cluster, dest=dest)
     left = machine.wait_until_gone(before, seconds=5)
     assert not left, f"the lab left behind: {'; '.join(sorted(left))}"

@@ -110,7 +110,7 @@ def test_a_node_is_upgraded_while_it_runs_and_goes_back(netlab: NetLab, second: 
     word = secrets.token_hex(8)
     writer = f"while sleep 0.2; do echo {word} >>/var/tmp/running || exit; sync -d /var/tmp/running; done"
     node.ssh(f"({writer}) >/dev/null 2>&1 &")
-    (row,) = explode(netlab.dest, second, "--node", "yellow3", "--method", "copy")
+    (row,) = explode(netlab.dest, second, "--node", "yellow3", "--method", "copy", "--cluster", netlab.cluster)
     assert first["root"].endswith(str(row["before"]))
     assert row["after"] != row["before"]
     assert facts(node) == first
@@ -126,7 +126,7 @@ def test_a_node_is_upgraded_while_it_runs_and_goes_back(netlab: NetLab, second: 
     assert upgraded["generation"] == "second"
     assert upgraded["root"].endswith(str(row["after"]))
 
-    pibuild("rollback", "yellow3", "--dest", netlab.dest)
+    pibuild("rollback", "yellow3", "--dest", netlab.dest, "--cluster", netlab.cluster)
     assert facts(node) == upgraded
     node.reboot(PATIENCE)
     back = facts(node)

@@ -1,5 +1,6 @@
-"""Two nodes in one lab: one of the golden image, whose fleet manager is away at first, and one of an image without any
-of the optional parts. Everything is seen over ssh, from the login node's network, or on the server's disk.
+"""A node of the golden image, whose fleet manager is away at first.
+
+Everything is seen over ssh, from the login node's network, or on the server's disk.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,71 +17,33 @@ from typing import Any
 
 import pytest
 
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode, LabOptions, lab
-from builder.netboot import Netboot
-from builder.recipe import load_recipe
-from builder.run import Completed, run
-from tests import machine
-from tests.clusters import LAB
-from tests.system.lab import PATIENCE, PROJECT
+from builder.lab import Lab, LabNode
+from builder.run import run
+from tests.system.lab import NODES, PROJECT, NetLab, pibuild
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 ELSEWHERE = IPv4Address("192.168.2.99")  # in the subnet, and nobody's
 LLMNR = 5355  # systemd-resolved listens there on every address
-BASE = {"firmware", "kernel", "system", "access"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Booted:
-    """The lab with both nodes up."""
+class Managed:
+    """The lab, a node of it, and the fleet manager's database."""
 
-    lab: Lab
-    home: Path
-    golden: LabNode
-    less: LabNode
+    netlab: NetLab
+    node: LabNode
+    database: Path
 
-    def fleet(self, *words: str) -> Completed:
-        return pibuild(self.home, "fleet", *words, "--database", str(self.home / "fleet.db"))
-
-
-def pibuild(home: Path, *words: str | Path) -> Completed:
-    argv: list[str | Path] = [sys.executable, "-m", "builder", *words, "--cluster", home / "cluster.yaml"]
-    return run(argv, cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"})
+    @property
+    def lab(self) -> Lab:
+        return self.netlab.lab
 
 
 @pytest.fixture(scope="module")
-def booted(golden_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
-    home = tmp_path_factory.mktemp("fleet")
-    golden = PROJECT / "recipes/golden.yaml"
-    dropped = [layer.name for layer in load_recipe(golden).layers if layer.name not in BASE]
-    (home / "less.yaml").write_text(f"name: less\nextends: [{golden}]\ndrop: {json.dumps(dropped)}\n")
-    text = LAB.read_text()
-    for old, new in (
-        ("  netboot:", "  fleet: {url: 'http://192.168.2.1:9340'}\n  netboot:"),
-        ("  worker:\n", "  worker:\n    k3s: {volume: 64M}\n"),
-        ("  green: {labels: {cable: green}}", "  green: {labels: {cable: green}, image: less}"),
-    ):
-        assert old in text
-        text = text.replace(old, new, 1)
-    (home / "cluster.yaml").write_text(text)
-    (home / "output").mkdir()
-    (home / "output/golden").symlink_to(golden_image.parent)
-    build: list[str | Path] = ["build", home / "less.yaml", "--output", home / "output"]
-    run([sys.executable, "-m", "builder", *build], cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"})
-    pibuild(home, "explode", "--node", "yellow3", "--node", "green1", "--dest", home / "netboot")
-    before = machine.traces()
-    with (
-        lab(load_inventory(home / "cluster.yaml"), home / "netboot", LabOptions(logs=home / "logs")) as here,
-        machine.known(here.namespace.holder),
-    ):
-        nodes = here.boot("yellow3"), here.boot("green1")
-        for node in nodes:
-            node.wait_until_up(PATIENCE)
-            node.ssh("systemctl is-system-running --wait", timeout=600)
-        yield Booted(lab=here, home=home, golden=nodes[0], less=nodes[1])
-    left = machine.wait_until_gone(before, seconds=5)
-    assert not left, f"the lab left behind: {'; '.join(sorted(left))}"
+def managed(netlab: NetLab, tmp_path_factory: pytest.TempPathFactory) -> Managed:
+    (node,) = netlab.up("yellow3")
+    node.ssh("systemctl is-system-running --wait", timeout=600)
+    return Managed(netlab=netlab, node=node, database=tmp_path_factory.mktemp("fleet") / "fleet.db")
 
 
 def said(node: LabNode, command: str) -> str:
@@ -104,74 +66,69 @@ def until(what: Any, *, seconds: float) -> None:
         time.sleep(1)
 
 
-def test_a_node_whose_manager_is_away_boots_all_the_same(booted: Booted) -> None:
-    node = booted.golden
+def test_a_node_whose_manager_is_away_boots_all_the_same(managed: Managed) -> None:
+    node = managed.node
     until(lambda: "no answer" in said(node, "sudo journalctl -b -u pibuild-bootstrap --no-pager"), seconds=180)
     no_unit_failed(node)
     assert "SuccessExitStatus=75" in said(node, "systemctl cat pibuild-bootstrap.service")
     assert int(said(node, "sudo cat /run/pibuild-bootstrap/delay")) >= 120
 
 
-def test_an_image_without_its_optional_parts_boots_clean(booted: Booted) -> None:
-    no_unit_failed(booted.less)
-    there = said(booted.less, "ls /usr/sbin/nft /usr/bin/curl /usr/bin/restic /usr/bin/vmagent 2>/dev/null || :")
-    assert there == ""
-    assert said(booted.less, "systemctl show -p LoadState k3s-agent.service") == "LoadState=not-found"
-
-
-def test_a_node_registers_with_the_manager_when_there_is_one(booted: Booted) -> None:
-    node, here = booted.golden, booted.lab
+def test_a_node_registers_with_the_manager_when_there_is_one(managed: Managed) -> None:
+    node, here = managed.node, managed.lab
     serve = [sys.executable, "-m", "builder", "fleet", "serve", "--listen", f"{here.inventory.login.address}:9340"]
-    words: list[str | Path] = ["--database", booted.home / "fleet.db", "--dest", booted.home / "netboot"]
+    words: list[str | Path] = ["--database", managed.database, "--dest", managed.netlab.dest]
     env = {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
-    here.spawn([*serve, *words], name="fleet", env=env)
+    server = here.spawn([*serve, *words], name="fleet", env=env)
     here.wait_until_serving(9340)
     said(node, "sudo rm /run/pibuild-bootstrap/due && sudo systemctl start pibuild-bootstrap.service")
-    rows = {row["node"]: row for row in json.loads(booted.fleet("list", "--json").stdout)}
+    at = ("--database", managed.database, "--cluster", managed.netlab.cluster)
+    rows = {row["node"]: row for row in json.loads(pibuild("fleet", "list", "--json", *at).stdout)}
     row = rows["yellow3"]
     assert row["health"] in {"ok", "disk over 95 % full"}  # the disk is the one of the machine that tests run on
     assert row["address"] == "192.168.2.30"
     assert row["kernel"] == said(node, "uname -r")
-    assert row["root"] == Netboot(booted.home / "netboot").current("c0a3cab4")
+    assert row["root"] == managed.lab.netboot.current("c0a3cab4")
     assert row["root"].startswith(row["image"][:12])
-    assert {one["health"] for name, one in rows.items() if name != "yellow3"} == {"never seen"}
+    assert {one["health"] for name, one in rows.items() if name not in NODES} == {"never seen"}
     assert said(node, "systemctl show -p Result pibuild-bootstrap.service") == "Result=success"
-    token = (booted.home / "netboot/state/yellow3/fleet-token").read_text().strip()
+    token = (managed.netlab.dest / "state/yellow3/fleet-token").read_text().strip()
     assert token not in said(node, "sudo journalctl -b --no-pager")
     assert said(node, "sudo stat -c '%a %U' /etc/pibuild/fleet-token") == "600 root"
     no_unit_failed(node)
+    here.end(server)
 
 
-def reached(booted: Booted, port: int, *, source: IPv4Address) -> bool:
+def reached(managed: Managed, port: int, *, source: IPv4Address) -> bool:
     """Return whether a connection to the golden node is taken."""
-    with booted.lab.entered(), socket.socket() as connection:
+    with managed.lab.entered(), socket.socket() as connection:
         connection.bind((str(source), 0))
         connection.settimeout(5)
-        return connection.connect_ex((str(booted.golden.address), port)) == 0
+        return connection.connect_ex((str(managed.node.address), port)) == 0
 
 
-def test_what_is_not_for_others_is_not_let_in(booted: Booted) -> None:
-    booted.lab.add_address(ELSEWHERE)
-    login = booted.lab.inventory.login.address
-    assert said(booted.golden, "systemctl is-active pibuild-firewall.service") == "active"
-    assert {port: reached(booted, port, source=login) for port in (22, 9100, LLMNR)} == {
+def test_what_is_not_for_others_is_not_let_in(managed: Managed) -> None:
+    managed.lab.add_address(ELSEWHERE)
+    login = managed.lab.inventory.login.address
+    assert said(managed.node, "systemctl is-active pibuild-firewall.service") == "active"
+    assert {port: reached(managed, port, source=login) for port in (22, 9100, LLMNR)} == {
         22: True,
         9100: True,
         LLMNR: True,
     }
-    assert {port: reached(booted, port, source=ELSEWHERE) for port in (22, 9100, LLMNR)} == {
+    assert {port: reached(managed, port, source=ELSEWHERE) for port in (22, 9100, LLMNR)} == {
         22: True,
         9100: True,
         LLMNR: False,
     }
-    dropped = re.search(r"counter packets (\d+)", said(booted.golden, "sudo nft list table inet pibuild_node"))
+    dropped = re.search(r"counter packets (\d+)", said(managed.node, "sudo nft list table inet pibuild_node"))
     assert dropped
     assert int(dropped[1]) > 0
 
 
-def test_the_root_lives_while_rules_come_and_go(booted: Booted) -> None:
+def test_the_root_lives_while_rules_come_and_go(managed: Managed) -> None:
     """A write is on its way at every change; it is on the server's disk afterwards, and comes back from there."""
-    node, root = booted.golden, booted.home / "netboot/nfs/yellow3"
+    node, root = managed.node, managed.netlab.dest / "nfs/yellow3"
     actions = ("reload", "restart", "stop", "start")
     script = f"""
         for action in {" ".join(actions)}; do
@@ -188,9 +145,9 @@ def test_the_root_lives_while_rules_come_and_go(booted: Booted) -> None:
     assert lines == [*run(["sha256sum", *actions], cwd=root / "var/tmp").stdout.splitlines(), "active"]
 
 
-def test_k3s_waits_for_its_binary_and_has_a_volume_of_its_own(booted: Booted) -> None:
+def test_k3s_waits_for_its_binary_and_has_a_volume_of_its_own(managed: Managed) -> None:
     """The units and the volume around a stand-in that sleeps; not k3s, whose release cannot be had here."""
-    node = booted.golden
+    node = managed.node
     shown = said(node, "systemctl show -p ActiveState,ConditionResult,UnitFileState k3s-agent.service")
     assert set(shown.split()) == {"ActiveState=inactive", "ConditionResult=no", "UnitFileState=enabled"}
     assert said(node, "systemctl is-enabled k3s.service || :") == "disabled"
@@ -217,7 +174,7 @@ def test_k3s_waits_for_its_binary_and_has_a_volume_of_its_own(booted: Booted) ->
     """
     lines = said(node, f"set -e; {script}").splitlines()
     assert lines == ["active", "started as k3s agent", "ext4", "of the image", "over", "gone"]
-    kept = booted.home / "netboot/roots/yellow3/persist/var/lib/pibuild/volumes/rancher.ext4"
+    kept = managed.netlab.dest / "roots/yellow3/persist/var/lib/pibuild/volumes/rancher.ext4"
     assert kept.stat().st_size == 64 << 20
     assert kept.stat().st_blocks * 512 < 32 << 20
     no_unit_failed(node)
@@ -238,13 +195,13 @@ MENDED = {
 
 
 @pytest.mark.parametrize(("command", "pattern"), MENDED.values(), ids=MENDED)
-def test_what_the_lab_mended_by_hand_is_so(booted: Booted, command: str, pattern: str) -> None:
-    assert re.search(pattern, said(booted.golden, command))
+def test_what_the_lab_mended_by_hand_is_so(managed: Managed, command: str, pattern: str) -> None:
+    assert re.search(pattern, said(managed.node, command))
 
 
-def test_units_of_ours_are_shut_in(booted: Booted) -> None:
+def test_units_of_ours_are_shut_in(managed: Managed) -> None:
     units = ["pibuild-bootstrap.service", "pibuild-firewall.service", "pibuild-k3s-volume.service"]
-    table = said(booted.golden, f"systemd-analyze security --no-pager {' '.join(units)} 2>&1 | grep 'Overall exposure'")
+    table = said(managed.node, f"systemd-analyze security --no-pager {' '.join(units)} 2>&1 | grep 'Overall exposure'")
     print(table)  # noqa: T201 - for people, with pytest -s
     levels = [float(level) for level in re.findall(r"service: ([0-9.]+)", table)]
     assert len(levels) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +10,23 @@ from pathlib import Path
 import pytest
 
 from builder.hashing import file_digest
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode, LabOptions, lab
+from builder.lab import Lab, LabNode
 from builder.model_store import DirectoryStore
 from builder.model_window import node_models
 from builder.models import Publication, publish, show
-from builder.netboot import Netboot
 from builder.run import run
 from tests import gguf
-from tests.clusters import LAB
 from tests.fetcher import Fetcher
-from tests.system.engine import PROJECT
+from tests.metrics_path import wait_for
+from tests.system.lab import MODELS, NetLab
 from tests.web import Web, serve
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 NODE = "yellow4"
-PORT = 8090
 FETCHER = 885  # the account's number: recipes/parts/models.yaml
 TENSORS, TENSOR = 48, 4_400_000  # a file of 211 MB
 WHOLE = 1 << 30
-MODELS = """\
-  models:
-    store: http://192.168.2.1:8090/
-    window: {start: "00:00", length: 24h}
-"""
+CURRENT = "/var/lib/models/jen/current"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,47 +45,36 @@ class Modelled:
         return done.stdout.strip()
 
 
-def pibuild(home: Path, *words: str | Path) -> None:
-    run([sys.executable, "-m", "builder", *words], cwd=PROJECT, env={"PYTHONDONTWRITEBYTECODE": "1"}, what=str(home))
-
-
 @pytest.fixture(scope="module")
-def modelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modelled]:
+def modelled(netlab: NetLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modelled]:
     home = tmp_path_factory.mktemp("models")
     (home / "store").mkdir()
     store = DirectoryStore(home / "store")
-    cluster = home / "cluster.yaml"
-    text = LAB.read_text().replace("  nfs: {server", f"{MODELS}  nfs: {{server", 1)
-    cluster.write_text(text.replace("  worker:\n", '  worker:\n    models: {jen: "1"}\n', 1))
-    pibuild(home, "build", PROJECT / "recipes/golden.yaml", "--output", home / "output")
-    image = home / "output/golden/latest"
-    pibuild(home, "explode", "--node", NODE, "--image", image, "--dest", home / "netboot", "--cluster", cluster)
-    key = Netboot(home / "netboot").state / ".cluster/id_ed25519"
+    key = netlab.lab.netboot.state / ".cluster/id_ed25519"
     weights = gguf.tensors(TENSORS, TENSOR)
     first = gguf.write(home / "1.gguf", weights, words=30_000)
     publish(store, Publication(path=first, model="jen", version="1", key=key))
     changed = {name: os.urandom(TENSOR) for name in ("blk.7.weight", "blk.31.weight")}
     second = gguf.write(home / "2.gguf", weights | changed, words=30_000, template="a longer one " * 100)
     publish(store, Publication(path=second, model="jen", version="2", key=key))
-    seed(home, store)
-    options = LabOptions(logs=home / "logs")
-    with (
-        lab(load_inventory(cluster), home / "netboot", options) as here,
-        serve("192.168.2.1", port=PORT, network=here.entered()) as web,
-    ):
+    (node,) = netlab.up(NODE)
+    with serve("192.168.2.1", port=MODELS, network=netlab.lab.entered()) as web:
         web.root = store.directory
-        node = here.boot(NODE)
-        node.wait_until_up(900)
-        yield Modelled(lab=here, node=node, web=web, store=store, second=second)
+        made = Modelled(lab=netlab.lab, node=node, web=web, store=store, second=second)
+        made.said("sudo systemctl stop pibuild-models.service")  # its store was away
+        seed(home, netlab.dest, store)
+        wait_for("version 1", lambda: node.ssh(f"readlink {CURRENT}").stdout == "1\n", seconds=120)
+        yield made
+    made.said("sudo rm -r /var/lib/models/jen")
 
 
-def seed(home: Path, store: DirectoryStore) -> None:
+def seed(home: Path, dest: Path, store: DirectoryStore) -> None:
     """Have the node's root hold version 1, as its own fetcher would have left it."""
     with serve() as web:
         web.root = store.directory
         node = Fetcher(home=home / "seed", settings={"store": web.url("/")})
         node.fetch(jen="1")
-    models = (home / "netboot/nfs" / NODE).resolve() / "var/lib/models"
+    models = (dest / "nfs" / NODE).resolve() / "var/lib/models"
     run(["cp", "-a", node.models / "jen", models])
     run(["chown", "-R", f"{FETCHER}:{FETCHER}", models])
 
@@ -110,7 +91,7 @@ def test_the_timer_has_the_nodes_own_moment(modelled: Modelled) -> None:
 
 def test_a_new_version_costs_what_is_new_of_it(modelled: Modelled) -> None:
     """Two of 48 tensors, over a link that breaks off twice, with one chunk spoilt on the way."""
-    assert modelled.said("readlink /var/lib/models/jen/current") == "1"
+    assert modelled.said(f"readlink {CURRENT}") == "1"
     modelled.said("""sudo sed -i 's/"jen": "1"/"jen": "2"/' /etc/pibuild/models.json""")  # as the next root would say
     web = modelled.web
     web.sent, web.requests = 0, []
