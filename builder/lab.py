@@ -54,14 +54,15 @@ _SSH = 22
 class LabOptions:
     """How the lab is. `logs` is where consoles' and servers' logs stay; None = they go with the lab.
 
-    `dhcp` and `tftp` put another server in the place of the inventory's. `memory` (MiB) and `cpus` are a machine's.
+    `dhcp` and `tftp` put another server in the place of the inventory's. `memory` (MiB) is a machine's; `at_once` of
+    them boot at the same time.
     """
 
     logs: Path | None = None
     dhcp: str | None = None
     tftp: str | None = None
     memory: int = 1024
-    cpus: int = 2
+    at_once: int = 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -280,7 +281,7 @@ class Lab:
             directory=self.directory / "machines" / node.name,
             logs=self.logs,
             memory=self.options.memory,
-            cpus=self.options.cpus,
+            at_once=self.options.at_once,
         )
         return LabNode(lab=self, node=node, machine=machine)
 

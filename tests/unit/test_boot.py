@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import os
 import re
 from pathlib import Path
 
@@ -62,13 +63,15 @@ def test_cmdline_beyond_what_arm64_reads_is_refused() -> None:
         kernel_cmdline("x" * 2100, console="ttyAMA0")
 
 
-def test_virt_machine() -> None:
+@pytest.mark.parametrize(("here", "cpus"), [(1, "1"), (2, "1"), (4, "2"), (64, "2")])
+def test_virt_machine(here: int, cpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(here)))
     drives = Drives(disk=Path("/s/a.qcow2"), serials=(Path("/l/a.log"),))
     argv = virt_argv(FILES, drives, Ports(ssh=2201, metrics=2202), BootOptions())
     assert argv == (
         *("qemu-system-aarch64", "-M", "virt,dtb-randomness=off"),
         *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a72"),
-        *("-smp", "2", "-m", "2048", "-device", "virtio-rng-pci"),
+        *("-smp", cpus, "-m", "2048", "-device", "virtio-rng-pci"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-monitor", "none", "-no-reboot"),
         *("-kernel", "/s/kernel", "-initrd", "/s/initrd", "-append", "root=LABEL=x rw"),
         *("-drive", "if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file=/s/a.qcow2"),
