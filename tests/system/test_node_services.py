@@ -57,9 +57,9 @@ def test_a_kernel_takes_the_rules_and_takes_them_again(node: str, tmp_path: Path
     assert any("6443" in json.dumps(rule) for rule in rules) == (node == "mlops_master")
 
 
-def in_mount_namespace(script: str, env: Mapping[str, str]) -> Completed:
-    """Run a script where mounts are shared, as systemd has them, and nobody else sees them."""
-    inside = ["unshare", "--mount", "--propagation", "shared", "sh", "-euc", script]
+def in_mount_namespace(script: str, env: Mapping[str, str], *, propagation: str = "private") -> Completed:
+    """Run a script where nobody else sees its mounts: private as in an initramfs, or shared as systemd has them."""
+    inside = ["unshare", "--mount", "--propagation", propagation, "sh", "-euc", script]
     return run(["unshare", "--mount", *inside], env=env, check=False)
 
 
@@ -81,10 +81,10 @@ def test_a_volume_is_made_once_and_shows_the_images_airgap_images(tmp_path: Path
         {shut_in} stop
         test ! -e {at}/k3s/note
     """
-    first = in_mount_namespace(once, env)
+    first = in_mount_namespace(once, env, propagation="shared")
     assert (first.returncode, first.stdout.split("\n")[-3:-1]) == (0, ["ext4", "of the image"]), first.stderr
     assert file.stat().st_blocks * 512 < 16 << 20  # sparse
-    second = in_mount_namespace(once, env)
+    second = in_mount_namespace(once, env, propagation="shared")
     assert second.stdout.splitlines()[-3:] == ["ext4", "of the image", "kept"], second.stderr
     with file.open("r+b") as broken:
         broken.seek(0)
