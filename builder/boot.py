@@ -200,18 +200,22 @@ def kernel_cmdline(own: str, *, console: str, extra: Sequence[str] = ()) -> str:
     return cmdline
 
 
-def generic_machine(*, at_once: int, memory: int) -> tuple[str, ...]:
-    """Return the first words of QEMU's command line for the generic arm64 machine, which ends when it resets.
+def processors(machines: int) -> int:
+    """Return how many processors each of some machines should have that boot at the same time: 1 or 2.
 
-    `at_once` is how many machines boot at the same time. Emulated processors wait for each other with locks held when
-    there are more of them than real ones: two nodes took 120 s with two each on two, 62 s with one each. A third one
-    gains nothing in a boot.
+    Emulated processors wait for each other with locks held when there are more of them than real ones: two nodes took
+    120 s with two each on two, 62 s with one each. A third one gains nothing in a boot.
+    """
+    return max(1, min(2, len(os.sched_getaffinity(0)) // machines))
+
+
+def generic_machine(*, cpus: int, memory: int) -> tuple[str, ...]:
+    """Return the first words of QEMU's command line for the generic arm64 machine, which ends when it resets.
 
     Without randomness in the device tree the kernel stays where it is, and its page tables are not isolated for that
     (arch/arm64/kernel/cpufeature.c, kaslr_requires_kpti): every system call would flush an emulated TLB, a third of a
     boot's processor time. The default of translated code, an eighth of the memory, is too little for a boot.
     """
-    cpus = max(1, min(2, len(os.sched_getaffinity(0)) // at_once))
     return (
         *(QEMU, "-M", "virt,dtb-randomness=off", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a72"),
         *("-smp", str(cpus), "-m", str(memory), "-device", "virtio-rng-pci"),
@@ -223,7 +227,7 @@ def virt_argv(files: BootFiles, drives: Drives, ports: Ports, options: BootOptio
     """Return QEMU's command line for the generic arm64 machine. `files.cmdline` is passed on as it stands."""
     forward = f"hostfwd=tcp:127.0.0.1:{ports.ssh}-:22,hostfwd=tcp:127.0.0.1:{ports.metrics}-:9100"
     return (
-        *generic_machine(at_once=2, memory=options.memory),
+        *generic_machine(cpus=processors(2), memory=options.memory),
         *_kernel_argv(files),
         *("-drive", f"if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,file={_escaped(drives.disk)}"),
         *("-device", "virtio-blk-pci,drive=disk"),

@@ -71,7 +71,7 @@ def boot_nodes(
     begun = time.monotonic()
     with lab(inventory, dest, options) as here:
         expected = {node.name: expected_of(here.inventory, here.netboot, node) for node in nodes}
-        machines = {node.name: here.boot(node.name) for node in nodes}
+        machines = {node.name: here.boot(node.name, at_once=len(nodes)) for node in nodes}
         found = {name: machine.chain() for name, machine in machines.items()}
         seen: dict[str, NodeSeen] = {}
         for name, machine in machines.items():

@@ -159,7 +159,7 @@ def _netboot(
         explain_netboot(inventory, nodes, where, server=server, as_json=as_json)
     else:
         kept = logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
-        netboot(inventory, nodes, where, LabOptions(logs=kept, at_once=len(nodes)), timeout=timeout, as_json=as_json)
+        netboot(inventory, nodes, where, LabOptions(logs=kept), timeout=timeout, as_json=as_json)
 
 
 def _boot_image(

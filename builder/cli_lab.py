@@ -118,7 +118,7 @@ def up(
 
     inventory = load_inventory(find_inventory(cluster_file))
     where = dest or Path(inventory.cluster.netboot)
-    report = start(inventory, nodes, where, LabOptions(logs=logs, memory=memory, at_once=len(nodes)))
+    report = start(inventory, nodes, where, LabOptions(logs=logs, memory=memory))
     if as_json:
         console.print_json(report)
         return

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import lab_servers
-from builder.boot import QEMU
+from builder.boot import QEMU, processors
 from builder.bootloader import BootReport
 from builder.errors import HostError, InputError, Problem, VerdictError
 from builder.inventory import Inventory, Node
@@ -54,15 +54,13 @@ _SSH = 22
 class LabOptions:
     """How the lab is. `logs` is where consoles' and servers' logs stay; None = they go with the lab.
 
-    `dhcp` and `tftp` put another server in the place of the inventory's. `memory` (MiB) is a machine's; `at_once` of
-    them boot at the same time.
+    `dhcp` and `tftp` put another server in the place of the inventory's. `memory` (MiB) is a machine's.
     """
 
     logs: Path | None = None
     dhcp: str | None = None
     tftp: str | None = None
     memory: int = 1024
-    at_once: int = 1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -246,12 +244,12 @@ class Lab:
 
     # --------------------------------------------------------------------------------------------------------- nodes
 
-    def boot(self, name: str) -> LabNode:
-        """Switch a node on. It must have been exploded into DEST. Raises InputError when it was not."""
+    def boot(self, name: str, *, at_once: int = 1) -> LabNode:
+        """Switch a node on, one of `at_once` at the same time. Raises InputError when DEST has nothing for it."""
         node = self.inventory.node(name)
         require_exploded(self.netboot, node)
         if node.name not in self.nodes:
-            self.nodes[node.name] = self._connect(node)
+            self.nodes[node.name] = self._connect(node, at_once)
         self._write_known_hosts()
         self.nodes[node.name].power_on()
         return self.nodes[node.name]
@@ -267,7 +265,7 @@ class Lab:
     def _link(self, name: str, state: str) -> None:
         self.run(["ip", "link", "set", self.nodes[self.inventory.node(name).name].machine.tap, state])
 
-    def _connect(self, node: Node) -> LabNode:
+    def _connect(self, node: Node, at_once: int) -> LabNode:
         tap = f"tap{len(self.nodes)}"  # names of links have 15 characters at most, those of nodes more
         self.run(["ip", "tuntap", "add", tap, "mode", "tap"])
         self.run(["ip", "link", "set", tap, "master", self.namespace.bridge, "up"])
@@ -281,7 +279,7 @@ class Lab:
             directory=self.directory / "machines" / node.name,
             logs=self.logs,
             memory=self.options.memory,
-            at_once=self.options.at_once,
+            cpus=processors(at_once),
         )
         return LabNode(lab=self, node=node, machine=machine)
 

@@ -70,7 +70,7 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
     try:
         with lab(inventory, netboot.dest, options) as here:
             for name in names:
-                here.boot(name)
+                here.boot(name, at_once=len(names))
             write(_report(netboot.dest), json.dumps(_facts(here)).encode(), 0o600)
             os.write(said, b"up")
             os.close(said)

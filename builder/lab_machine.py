@@ -32,8 +32,7 @@ State = Literal["loading", "running", "refused", "off", "lost"]
 class Machine:
     """What a machine is. `server` is the TFTP server's address, `tap` its port in the namespace, `memory` in MiB.
 
-    `at_once` is how many machines boot at the same time, `directory` is for what it loads and reports, `logs` for its
-    console, one file for each start.
+    `directory` is for what it loads and reports, `logs` for its console, one file for each start.
     """
 
     node: str
@@ -45,7 +44,7 @@ class Machine:
     directory: Path
     logs: Path
     memory: int = 1024
-    at_once: int = 1
+    cpus: int = 2
 
     def console(self, number: int) -> Path:
         """Return where its serial console of a start is written, counted from 1."""
@@ -73,7 +72,7 @@ def machine_argv(machine: Machine, files: Mapping[str, Path], cmdline: str, cons
     """
     initrd = ("-initrd", str(files["initrd"])) if "initrd" in files else ()
     return (
-        *generic_machine(at_once=machine.at_once, memory=machine.memory),
+        *generic_machine(cpus=machine.cpus, memory=machine.memory),
         *("-kernel", str(files["kernel"]), *initrd, "-append", cmdline),
         *("-netdev", f"tap,id=net,ifname={machine.tap},script=no,downscript=no"),
         *("-device", f"virtio-net-pci,netdev=net,mac={machine.mac},romfile="),

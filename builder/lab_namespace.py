@@ -74,12 +74,13 @@ class Namespace:
         Without `processes`, those it starts do not end with the namespace, but the block can start threads: a thread
         whose children belong elsewhere cannot (clone(2), EINVAL). Raises HostError when the namespace is gone.
         """
+        own_kinds, its_kinds = (("net", "pid_for_children"), ("net", "pid")) if processes else (("net",), ("net",))
         with contextlib.ExitStack() as stack:
             own, its = (
                 [stack.enter_context(_opened(place / kind)) for kind in kinds]
                 for place, kinds in (
-                    (Path("/proc/thread-self/ns"), ("net", "pid_for_children")[: 1 + processes]),
-                    (Path(f"/proc/{self.holder}/ns"), ("net", "pid")[: 1 + processes]),
+                    (Path("/proc/thread-self/ns"), own_kinds),
+                    (Path(f"/proc/{self.holder}/ns"), its_kinds),
                 )
             )
             for descriptor in own:

@@ -20,17 +20,22 @@ from builder.inventory import load_inventory
 from builder.lab import Lab, LabNode, LabOptions, lab
 from builder.run import Completed, run
 from tests import machine
-from tests.clusters import LAB
+from tests.clusters import variant
 
 PROJECT = Path(__file__).parents[2]
 NODES = ("yellow3", "yellow4")
 MODELS = 8090  # the port of the store
-SETTINGS = f"""\
+FOR_ALL = f"""\
   fleet: {{url: 'http://192.168.2.1:9340'}}
   models:
     store: http://192.168.2.1:{MODELS}/
     window: {{start: "00:00", length: 24h}}
 """
+SETTINGS = (
+    ("  netboot:", f"{FOR_ALL}  netboot:"),
+    ("  worker:\n", "  worker:\n    k3s: {volume: 64M}\n"),
+    ("{name: yellow4, ", '{name: yellow4, models: {jen: "1"}, '),
+)
 PATIENCE = 900.0  # seconds for a node to come up: two boot at once, emulated, beside other work
 
 
@@ -67,34 +72,22 @@ class NetLab:
         return nodes
 
 
-def inventory_of(home: Path) -> Path:
-    """Write the inventory of the shared lab; return its path."""
-    text = LAB.read_text()
-    for old, new in (
-        ("  netboot:", f"{SETTINGS}  netboot:"),
-        ("  worker:\n", "  worker:\n    k3s: {volume: 64M}\n"),
-        ("dhcp: {server: isc-dhcp", "dhcp: {server: kea"),
-        ("{name: yellow4, ", '{name: yellow4, models: {jen: "1"}, '),
-    ):
-        assert old in text
-        text = text.replace(old, new, 1)
-    path = home / "cluster.yaml"
-    path.write_text(text)
-    return path
+@contextlib.contextmanager
+def lab_of(cluster: Path, dest: Path) -> Iterator[Lab]:
+    """Run a lab. The leak guard knows its processes; at its end none is left."""
+    before = machine.traces()
+    options = LabOptions(logs=dest.parent / "logs")
+    with lab(load_inventory(cluster), dest, options) as running, machine.known(running.namespace.holder):
+        yield running
+    left = machine.wait_until_gone(before, seconds=5)
+    assert not left, f"the lab left behind: {'; '.join(sorted(left))}"
 
 
 @contextlib.contextmanager
 def netlab_of(image: Path, dest: Path) -> Iterator[NetLab]:
-    """Run a lab of nodes that have roots of their own. The leak guard knows its processes; at its end none is left."""
-    cluster = inventory_of(dest.parent)
+    """Run the shared lab, of nodes that have roots of their own."""
+    cluster = variant(dest.parent, dhcp="kea", changes=SETTINGS)
     words = [word for node in NODES for word in ("--node", node)]
     explode(dest, image, *words, "--method", "copy", "--cluster", cluster)
-    before = machine.traces()
-    options = LabOptions(logs=dest.parent / "logs")
-    with (
-        lab(load_inventory(cluster), dest, options) as running,
-        machine.known(running.namespace.holder),
-    ):
+    with lab_of(cluster, dest) as running:
         yield NetLab(lab=running, cluster=cluster, dest=dest)
-    left = machine.wait_until_gone(before, seconds=5)
-    assert not left, f"the lab left behind: {'; '.join(sorted(left))}"

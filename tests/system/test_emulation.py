@@ -176,5 +176,8 @@ def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     assert run(words, check=False).stderr == ""
 
 
-def test_both_ways_make_the_same_tree(engine: Engine) -> None:
-    assert engine.build("--offline", "--verify-emulation")["differences"] == []
+def test_both_ways_make_the_same_tree(engine: Engine, small: Small) -> None:
+    report = engine.build("--offline", "--verify-emulation")
+    assert report["differences"] == []
+    assert report["published"]["digest"] == small.digest
+    assert not engine.scraps

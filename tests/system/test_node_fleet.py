@@ -9,17 +9,16 @@ import json
 import re
 import socket
 import sys
-import time
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builder.lab import Lab, LabNode
 from builder.run import run
-from tests.system.lab import NODES, PROJECT, NetLab, pibuild
+from tests.metrics_path import wait_for
+from tests.system.lab import PROJECT, NetLab, pibuild
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 ELSEWHERE = IPv4Address("192.168.2.99")  # in the subnet, and nobody's
@@ -58,17 +57,10 @@ def no_unit_failed(node: LabNode) -> None:
     assert said(node, "systemctl is-system-running") == "running"
 
 
-def until(what: Any, *, seconds: float) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(1)
-
-
 def test_a_node_whose_manager_is_away_boots_all_the_same(managed: Managed) -> None:
     node = managed.node
-    until(lambda: "no answer" in said(node, "sudo journalctl -b -u pibuild-bootstrap --no-pager"), seconds=180)
+    journal = "sudo journalctl -b -u pibuild-bootstrap --no-pager"
+    wait_for("the agent's answer", lambda: "no answer" in said(node, journal), seconds=180)
     no_unit_failed(node)
     assert "SuccessExitStatus=75" in said(node, "systemctl cat pibuild-bootstrap.service")
     assert int(said(node, "sudo cat /run/pibuild-bootstrap/delay")) >= 120
@@ -90,7 +82,7 @@ def test_a_node_registers_with_the_manager_when_there_is_one(managed: Managed) -
     assert row["kernel"] == said(node, "uname -r")
     assert row["root"] == managed.lab.netboot.current("c0a3cab4")
     assert row["root"].startswith(row["image"][:12])
-    assert {one["health"] for name, one in rows.items() if name not in NODES} == {"never seen"}
+    assert {one["health"] for name, one in rows.items() if name not in here.nodes} == {"never seen"}
     assert said(node, "systemctl show -p Result pibuild-bootstrap.service") == "Result=success"
     token = (managed.netlab.dest / "state/yellow3/fleet-token").read_text().strip()
     assert token not in said(node, "sudo journalctl -b --no-pager")

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode, LabOptions, lab
-from tests import machine
-from tests.system.lab import PATIENCE, PROJECT, explode, pibuild
+from builder.lab import Lab, LabNode
+from tests.system.lab import PATIENCE, PROJECT, explode, lab_of, pibuild
 from tests.unit.test_parts import PARTS
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
@@ -30,10 +29,15 @@ FILES = {  # one that each part brings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """Layers that golden is built without, recipes/parts that are added, units that run because of them."""
+    """Layers that golden is built without, recipes/parts that are added.
+
+    `absent` are programs and `unknown` units that it then has not, `active` units that run.
+    """
 
     drop: list[str] = field(default_factory=list)
     add: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
     active: list[str] = field(default_factory=list)
 
     def recipe(self, path: Path) -> Path:
@@ -44,7 +48,11 @@ class Variant:
 
 
 VARIANTS = {f"without {part}": Variant(drop=[part]) for part in PARTS} | {
-    "without any": Variant(drop=PARTS),
+    "without any": Variant(
+        drop=PARTS,
+        absent=["/usr/sbin/nft", "/usr/bin/curl", "/usr/bin/restic", "/usr/bin/vmagent"],
+        unknown=["k3s-agent.service"],
+    ),
     "with more": Variant(
         add=["backup-gateway", "opentelemetry", "store-victoria-metrics", "watchdog"],
         active=["restic-rest-server.service", "pibuild-backup-upkeep.timer", "victoria-metrics.service"],
@@ -64,7 +72,7 @@ class Rack:
         names = list(self.hosts)
         for each in names[names.index(name) :][:2]:
             if self.hosts[each] not in self.lab.nodes:
-                self.lab.boot(self.hosts[each])
+                self.lab.boot(self.hosts[each], at_once=2)
         node = self.lab.nodes[self.hosts[name]]
         node.wait_until_up(PATIENCE)
         return node
@@ -73,19 +81,14 @@ class Rack:
 @pytest.fixture(scope="module")
 def rack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rack]:
     home = tmp_path_factory.mktemp("parts")
-    inventory = load_inventory(CLUSTER)
-    workers = [node.name for node in inventory.nodes if node.role == "worker"]
+    workers = [node.name for node in load_inventory(CLUSTER).nodes if node.role == "worker"]
     hosts = dict(zip(VARIANTS, workers, strict=False))
     for name, host in hosts.items():
-        recipe = VARIANTS[name].recipe(home / f"{host.replace('_', '-')}.yaml")
+        recipe = VARIANTS[name].recipe(home / f"{host}.yaml")
         pibuild("build", recipe, "--output", home)
         explode(home / "netboot", home / recipe.stem / "latest", "--node", host)
-    before = machine.traces()
-    options = LabOptions(logs=home / "logs", at_once=2)
-    with lab(inventory, home / "netboot", options) as here, machine.known(here.namespace.holder):
+    with lab_of(CLUSTER, home / "netboot") as here:
         yield Rack(lab=here, hosts=hosts)
-    left = machine.wait_until_gone(before, seconds=5)
-    assert not left, f"the lab left behind: {'; '.join(sorted(left))}"
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -97,6 +100,9 @@ def test_it_runs_clean(rack: Rack, name: str) -> None:
     assert (running, failed) == ("running", ""), warnings
     there = node.ssh(f"ls {' '.join(FILES.values())} 2>/dev/null").stdout.split()
     assert set(there) == {path for part, path in FILES.items() if part not in variant.drop}
+    assert [path for path in variant.absent if node.ssh(f"test -e {path}").returncode != 1] == []
+    for unit in variant.unknown:
+        assert node.ssh(f"systemctl show -p LoadState {unit}").stdout == "LoadState=not-found\n"
     for unit in variant.active:
         assert node.ssh(f"systemctl is-active {unit}").stdout == "active\n", unit
     node.power_off()

@@ -23,7 +23,7 @@ from builder.services_apply import apply
 from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
 from builder.services_files import ServerRole
 from builder.services_leases import dnsmasq_kept, kea_kept, wanted
-from tests.clusters import variant
+from tests.clusters import DYNAMIC, variant
 
 pytestmark = pytest.mark.root
 
@@ -241,9 +241,7 @@ def test_a_replaced_board_gets_the_address_once_the_old_lease_is_gone(server: st
 @pytest.mark.parametrize("server", SERVERS)
 def test_every_file_passes_its_servers_checker(server: str, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
-    files = render(
-        load_inventory(variant(tmp_path, dhcp=server, more="    dynamic: 192.168.2.100-192.168.2.109\n")), "backup"
-    )
+    files = render(load_inventory(variant(tmp_path, dhcp=server, changes=[DYNAMIC])), "backup")
     checked = {one.tool: one.result for one in apply(files, tmp_path / "root").checked}
     tool = {"isc-dhcp": "dhcpd", "dnsmasq": "dnsmasq", "kea": "kea-dhcp4"}[server]
     assert checked == {tool: "ok", "nft": "ok", "ssh": "ok"}

@@ -39,21 +39,20 @@ from builder.services_units import (
     commands,
     wanted_units,
 )
-from tests.clusters import LAB, variant
+from tests.clusters import DYNAMIC, LAB, variant
 
 GOLDEN = Path(__file__).parent / "golden" / "services"
-POOL = "    dynamic: 192.168.2.100-192.168.2.109\n"
 VARIANTS = {
-    "isc-dhcp": ("isc-dhcp", "tftpd-hpa", "kernel", ""),
-    "dnsmasq": ("dnsmasq", "dnsmasq", "ganesha", POOL),
-    "kea": ("kea", "dnsmasq", "kernel", POOL),
+    "isc-dhcp": ("isc-dhcp", "tftpd-hpa", "kernel", ()),
+    "dnsmasq": ("dnsmasq", "dnsmasq", "ganesha", (DYNAMIC,)),
+    "kea": ("kea", "dnsmasq", "kernel", (DYNAMIC,)),
 }
 ROLES: tuple[ServerRole, ...] = ("login", "backup")
 
 
 def _inventory(tmp_path: Path, name: str = "isc-dhcp") -> Inventory:
-    dhcp, tftp, nfs, more = VARIANTS[name]
-    return load_inventory(variant(tmp_path, dhcp=dhcp, tftp=tftp, nfs=nfs, more=more))
+    dhcp, tftp, nfs, changes = VARIANTS[name]
+    return load_inventory(variant(tmp_path, dhcp=dhcp, tftp=tftp, nfs=nfs, changes=changes))
 
 
 def _text(inventory: Inventory, path: object, role: ServerRole = "login") -> str:

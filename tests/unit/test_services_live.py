@@ -15,7 +15,7 @@ from builder.services_files import serving
 from builder.services_leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
 from builder.services_live import not_exported
 from builder.services_nfs import exports
-from tests.clusters import LAB, variant
+from tests.clusters import DYNAMIC, LAB, variant
 
 YELLOW3 = "e4:5f:01:f5:f1:ae"
 
@@ -57,7 +57,7 @@ def test_an_export_counts_when_its_client_is_listed() -> None:
 
 
 def test_leases_that_contradict_the_inventory_go_and_no_others(tmp_path: Path) -> None:
-    fits = wanted(load_inventory(variant(tmp_path, dhcp="dnsmasq", more="    dynamic: 192.168.2.100-192.168.2.109\n")))
+    fits = wanted(load_inventory(variant(tmp_path, dhcp="dnsmasq", changes=[DYNAMIC])))
     stays = f"0 {YELLOW3} 192.168.2.30 yellow3 *\n1766400000 aa:00:00:00:00:01 192.168.2.105 guest 01:aa\n"
     stays += "duid 00:01:00:01\n1766400000 12345 fd00::5 host 00:01\n"
     goes = "0 aa:00:00:00:00:02 192.168.2.31 old *\n0 aa:00:00:00:00:03 192.168.2.99 * *\n"
