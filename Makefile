@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help image boot netboot check lint unit test bench clean install system
+.PHONY: help image boot netboot check lint unit test fuzz bench clean install system
 
 RECIPE ?= recipes/golden.yaml
 IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
@@ -15,6 +15,7 @@ DEST ?= /var/tmp/pibuild-netboot
 ARGS ?=
 PEERS ?=
 EMULATION ?=
+N ?= 10000
 
 # sudo forgets the environment: these pass.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
@@ -70,6 +71,9 @@ unit: install
 
 test: install ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
+
+fuzz: install ## N damaged inputs for every parser of foreign input; what is not survived is kept in tests/crashes
+	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m tests.fuzz --number $(N) $(ARGS)
 
 bench: install ## measure builds and explode; EMULATION=1 also what emulation costs, PEERS=1 also mkosi
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)

@@ -239,10 +239,17 @@ def is_present(archives: Path, deb: Deb) -> bool:
 
 
 def parse_deb(stanza: str) -> Deb | None:
-    """Return the package a Packages stanza describes; None for a stanza that names no file (an installed one)."""
+    """Return the package a Packages stanza describes; None for a stanza that names no file (an installed one).
+
+    Raises FetchError for one that lacks a field.
+    """
     fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))
     if "Filename" not in fields:
         return None
+    lacking = [name for name in ("Package", "Version", "Architecture", "SHA256") if name not in fields]
+    if lacking or not re.fullmatch(r"[0-9]{1,15}", fields.get("Size", "")):
+        lacks = ", ".join(lacking) or "Size"
+        raise FetchError(f"a package list has an entry without {lacks}: {stanza[:80]!r}", hint="another mirror")
     return Deb(
         name=fields["Package"],
         version=fields["Version"],

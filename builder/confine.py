@@ -41,3 +41,13 @@ def resolve_in(root: Path, path: str | PurePosixPath, *, follow: bool = True) ->
 def _names(path: PurePosixPath) -> list[str]:
     """Return a path's names without its root, the last one first."""
     return list(path.parts[1:] if path.is_absolute() else path.parts)[::-1]
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path leads to a file; one that no file can have (too long, a NUL byte) leads nowhere."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+
+
+def exists(path: Path) -> bool:
+    """Return whether a path leads anywhere, as `is_file` does."""
+    return os.path.exists(path)  # noqa: PTH110 - as above

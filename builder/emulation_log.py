@@ -6,6 +6,7 @@ and its first arguments, or `end`. Process numbers begin anew with every program
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,12 +55,15 @@ class _Reader:
                 self.running[ended.parent].children += now - ended.begun
 
 
+_LINE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,9})? [0-9]{1,10} \S+( [0-9]{1,10} |$)")
+
+
 def read_log(path: Path) -> list[Execution]:
     """Return the executions in a log; one without an end (its root ended before) ends where the next root begins."""
     reader, now = _Reader(), 0.0
     for line in path.read_text(errors="replace").splitlines():
         words = line.split(" ", 5)
-        if len(words) < 3:  # noqa: PLR2004 - the shortest line
+        if not _LINE.match(line):  # cut short; or written by a program of the root, which can reach the log
             continue
         now, process, how = float(words[0]), int(words[1]), words[2]
         if how != "end" and len(words) > 4 and words[3] == "1":  # noqa: PLR2004 - a root's first program: process 1 starts it

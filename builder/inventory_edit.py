@@ -21,9 +21,10 @@ from builder.complaints import did_you_mean
 from builder.errors import InputError, Problem
 from builder.inventory import load_inventory
 from builder.inventory_import import NewNode
+from builder.inventory_models import InventoryFile
 from builder.inventory_names import hostname
 from builder.yamlcompose import compose, node_mark
-from builder.yamlfile import load
+from builder.yamlfile import load, validate
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*|[0-9]+(\.[0-9]+){3}")
 _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off"})  # to YAML 1.2, or to older readers
@@ -84,11 +85,15 @@ def rename_node(path: Path, name: str, new: str) -> None:
 
 
 class _Editing:
-    """The file as text, nodes and value. Raises InputError when it cannot be read."""
+    """The file as text, nodes and value. Raises InputError when it cannot be read, or is no inventory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.value: Any = load(path).value
+        document = load(path)
+        written = document.value if isinstance(document.value, dict) else {}
+        shaped = changed(document, value={**written, "nodes": written.get("nodes") or []}) if written else document
+        validate(InventoryFile, shaped)  # what follows counts on its shape; a list of nodes may still be empty
+        self.value: Any = document.value
         self.newline = "\r\n" if b"\r\n" in path.read_bytes() else "\n"
         self.text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         self.root = compose(path, self.text)

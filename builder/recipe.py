@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builder.complaints import YamlPath, did_you_mean, written
+from builder.confine import is_file
 from builder.errors import InputError, Mark, Problem
 from builder.recipe_files import Stack, read_stack
 from builder.recipe_models import BaseImage, Board, Bootstrap, Disk, RecipeDocument
@@ -193,7 +194,7 @@ def _with_paths(document: Document, found: _Findings) -> Document:
             continue
         mark = document.mark(path)
         resolved = mark.file.parent / text
-        if not resolved.is_file():
+        if not is_file(resolved):
             hint = f"paths start from the recipe's own directory; looked for {resolved}"
             found.problems.append(Problem(message=f"{'.'.join(path)}: no such file: {text}", mark=mark, hint=hint))
         value = _replaced(value, path, str(resolved))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.complaints import YamlPath, did_you_mean, written
+from builder.confine import is_file
 from builder.errors import InputError, Mark, Problem
 from builder.recipe_models import Inheritance
 from builder.yamlfile import Document, merge, read, validate
@@ -75,7 +76,7 @@ class _Reader:
         if real in chain:
             circle = " → ".join(one.name for one in (*chain[chain.index(real) :], real))
             self.give_up(Problem(message=f"recipes that extend each other: {circle}", mark=mark))
-        elif not other.is_file():
+        elif not is_file(other):
             near = did_you_mean(name, _recipes_beside(path, other))
             hint = "" if near else f"paths start from the recipe's own directory; looked for {other}"
             self.give_up(Problem(message=f"no such recipe: {name}{near}", mark=mark, hint=hint))

@@ -7,6 +7,7 @@ listed.
 from __future__ import annotations
 
 import base64
+import binascii
 import contextlib
 import hashlib
 import re
@@ -206,8 +207,11 @@ def offered(stderr: str) -> tuple[str, ...]:
 
 def fingerprints(keyscan: str) -> Mapping[str, str]:
     """Return the fingerprints in ssh-keyscan's output by kind of key, in the form of `ssh-keygen -l`: `SHA256:…`."""
-    keys = [line.split() for line in keyscan.splitlines() if line and not line.startswith("#")]
-    digests = {kind: hashlib.sha256(base64.b64decode(key)).digest() for _, kind, key, *_ in keys}
+    keys = re.findall(r"^[^#\s]\S* (\S+) ([A-Za-z0-9+/=]+)", keyscan, re.MULTILINE)
+    digests = {}
+    for kind, key in keys:
+        with contextlib.suppress(binascii.Error):  # what answers at the port may be no sshd
+            digests[kind] = hashlib.sha256(base64.b64decode(key, validate=True)).digest()
     return {kind: f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}" for kind, digest in digests.items()}
 
 

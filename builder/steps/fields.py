@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from builder.complaints import did_you_mean
+from builder.confine import exists
 from builder.errors import Problem
 from builder.steps.base import Place
 
@@ -64,7 +65,7 @@ def source_path(at: Place, source: str) -> Path:
 def source_problem(at: Place, source: str, *, directory: bool = False) -> Problem | None:
     """Return what is wrong with a file (or directory) that a step reads from the recipe's side, if anything."""
     path = source_path(at, source)
-    if not path.exists():
+    if not exists(path):
         return Problem(message=f"{source}: no such {'directory' if directory else 'file'}", hint=_near(path))
     if directory and not path.is_dir():
         return Problem(message=f"{source} is not a directory")
@@ -81,7 +82,7 @@ def source_problem(at: Place, source: str, *, directory: bool = False) -> Proble
 def _near(missing: Path) -> str:
     """Return the sibling that was probably meant, else the path that was looked for."""
     parts = missing.parts
-    depth = next(depth for depth in range(1, len(parts) + 1) if not Path(*parts[:depth]).exists())
+    depth = next(depth for depth in range(1, len(parts) + 1) if not exists(Path(*parts[:depth])))
     parent = Path(*parts[: depth - 1])
     siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
     near = did_you_mean(parts[depth - 1], siblings)

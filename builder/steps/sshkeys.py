@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 
 _KINDS = frozenset(
@@ -37,7 +36,7 @@ def _public_key_problem(text: str) -> str:
         return f"has nothing after {words[place]}"
     try:
         blob = base64.b64decode(words[place + 1], validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; what is not ASCII is another
         return "is cut short or damaged: its key is not base64"
     named = blob[4 : 4 + int.from_bytes(blob[:4], "big")]  # RFC 4253, 6.6: the blob begins with its kind as a string
     if named != words[place].encode() or len(blob) <= 4 + len(named):
