@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.complaints import YamlPath, did_you_mean, written
-from builder.confine import is_file
+from builder.confine import exists, is_file
 from builder.errors import InputError, Mark, Problem
 from builder.recipe_models import Inheritance
 from builder.yamlfile import Document, merge, read, validate
@@ -98,7 +98,7 @@ class _Reader:
 
 def _recipes_beside(path: Path, missing: Path) -> list[str]:
     """Return the recipes in a missing one's directory, as the recipe at `path` would call them."""
-    there = sorted(missing.parent.glob("*.yaml")) if missing.parent.is_dir() else []
+    there = sorted(missing.parent.glob("*.yaml")) if exists(missing.parent) else []
     return [os.path.relpath(one, path.parent) for one in there if one.resolve() != path.resolve()]
 
 
