@@ -1,14 +1,17 @@
 """Reach the files of an image's two partitions with what this machine offers.
 
     kpartx  device-mapper nodes for the partitions, the root partition mounted read-only
-    loop    mount -o loop,offset=,sizelimit=: no partition nodes at all
+    loop    a loop device that begins and ends with the root partition: no partition nodes at all
     files   no mount: the root partition's files are taken out with debugfs
 
 The boot partition is always copied out with mtools: it is small, and the result is the same on kernels without vfat and
 does not depend on mount options. Nothing outlives the process: mounts belong in the caller's private mount namespace,
-`mount -o loop` makes loop devices that detach themselves (LO_FLAGS_AUTOCLEAR), device-mapper nodes are removed as soon
-as they are mounted (the end of their last user is then their own), and what a kill between two of these steps leaves
-is recorded under /run and removed by the next run.
+loop devices are detached and device-mapper nodes removed as soon as they are mounted (the end of their last user is
+then their own), and what a kill between two of these steps leaves is recorded under /run and removed by the next run,
+whatever its method. Other loop devices of the same image, a person's or another run's, are no obstacle and stay.
+
+kpartx and dmsetup do without udev (DM_DISABLE_UDEV, libdevmapper): they would wait, without limit, on a semaphore that
+udevd raises in the machine's IPC namespace, while this process has one of its own. libdevmapper makes the nodes itself.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from builder.console import note
+from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.extract import extract_ext4, extract_fat
 from builder.mounts import unmount
@@ -36,9 +39,13 @@ _SECTOR = 512
 _FAT_TYPES = frozenset({0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E})
 _LINUX_TYPE = 0x83
 _RECOVER = 0x4  # INCOMPAT_RECOVER of the ext4 superblock: the journal has not been replayed
-_RECORDS = Path("/run/pibuild/kpartx")
+_RECORDS = Path("/run/pibuild/loops")
 _MISC = Path("/proc/misc")  # lists device-mapper where the kernel has it
-_SETTLE = 5.0  # seconds the kernel may take to drop a mapping after its last user
+_WITHOUT_UDEV = {"DM_DISABLE_UDEV": "1"}
+_LIMIT = 60.0  # seconds for a command that attaches: a Pi with a busy SD card is slow
+_TIDY = 3.0  # seconds for a command that detaches: a signal ends the whole within ten
+_SETTLE = 3.0  # seconds the kernel may take to drop a mapping after its last user
+_TRIES = 10  # for a free loop device that somebody else takes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +135,7 @@ def attached(image: Path, method: Method, scratch: Path) -> Iterator[Attached]:
     boot.mkdir()
     root.mkdir()
     extract_fat(image, layout.boot.start, boot)
+    _sweep()
     with contextlib.ExitStack() as stack:
         mounted = _attach_root(stack, image, layout.root, root, method)
         if not mounted:
@@ -138,9 +146,8 @@ def attached(image: Path, method: Method, scratch: Path) -> Iterator[Attached]:
 def _attach_root(stack: contextlib.ExitStack, image: Path, root: Partition, at: Path, method: Method) -> bool:
     """Mount the root partition by the first way that works. Returns False when its files have to be taken out."""
     for way in _ways(method):
-        mounting = _kpartx(image, root, at) if way == "kpartx" else _loop(image, root, at)
         try:
-            stack.enter_context(mounting)
+            stack.enter_context(_mounted(image, root, at, kpartx=way == "kpartx"))
         except (HostError, CommandError) as error:
             if method != "auto":
                 raise
@@ -162,22 +169,56 @@ def _ways(method: Method) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _loop(image: Path, root: Partition, at: Path) -> Iterator[None]:
-    """Mount through a loop device that begins and ends with the partition; mount(8) makes it detach itself."""
-    options = f"loop,ro,nodev,offset={root.start},sizelimit={root.size}"
-    _mount(image, at, options)
-    try:
-        yield
-    finally:
-        unmount(at)
+def _mounted(image: Path, root: Partition, at: Path, *, kpartx: bool) -> Iterator[None]:
+    """Mount the root partition by a loop device; the device and its nodes go away with the mount."""
+    missing = _kpartx_missing() if kpartx else None
+    if missing is not None:
+        raise missing
+    with _recorded(image) as record:
+        try:
+            loop = _take_loop(image, None if kpartx else root, record)
+            try:
+                source = _map(loop, root) if kpartx else loop
+                _mount(source, at)
+                try:
+                    _let_go(loop)
+                    yield
+                finally:
+                    unmount(at)
+            finally:
+                _wait_until_free(record)
+        finally:
+            _clear(record)
 
 
-def _mount(source: Path, at: Path, options: str) -> None:
+def _mount(source: Path, at: Path) -> None:
     mount = find_tool("mount", package="mount")
     try:
-        run([mount, "-t", "ext4", "-o", options, source, at], what="mounting the root partition")
+        run([mount, "-t", "ext4", "-o", "ro,nodev", source, at], what="mounting the root partition", timeout=_LIMIT)
     except CommandError as error:
         raise HostError(error.message, hint="use --attach files, which mounts nothing") from error
+
+
+def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
+    """Put the image, or a part of it, on a free loop device; the record names it before it is taken."""
+    losetup = find_tool("losetup", package="mount")
+    span: list[str | Path] = ["--offset", str(part.start), "--sizelimit", str(part.size)] if part else []
+    for tries_left in reversed(range(_TRIES)):
+        loop = run([losetup, "--find"], what="finding a free loop device", timeout=_LIMIT).stdout.strip()
+        record.name(Path(loop).name)
+        argv: list[str | Path] = [losetup, "--read-only", *span, loop, image]
+        done = run(argv, what="attaching the image", timeout=_LIMIT, check=not tries_left)
+        if done.returncode == 0:
+            break
+        time.sleep(0.05)
+    return Path(loop)
+
+
+def _let_go(loop: Path) -> None:
+    """Have a mounted loop device and the nodes on it go away with their last user."""
+    for node in _nodes_of(loop.name):
+        _dmsetup("remove", "--deferred", node)
+    run(["losetup", "--detach", loop], timeout=_TIDY)
 
 
 # -------------------------------------------------------------------------------------------------------------- kpartx
@@ -192,39 +233,48 @@ def _kpartx_missing() -> PibuildError | None:
     except HostError as error:
         return error
     if " device-mapper" not in _MISC.read_text():
-        run(["sh", "-c", "command -v modprobe >/dev/null && modprobe -q dm_mod"], check=False)
+        load = "command -v modprobe >/dev/null && modprobe -q dm_mod"
+        run(["sh", "-c", load], check=False, timeout=_LIMIT)
     if " device-mapper" not in _MISC.read_text():
         return HostError("kpartx: this kernel has no device-mapper", hint=hint)
     return None
 
 
-@contextlib.contextmanager
-def _kpartx(image: Path, root: Partition, at: Path) -> Iterator[None]:
-    """Mount the partition's node, and have all nodes go away with the mount."""
-    missing = _kpartx_missing()
-    if missing is not None:
-        raise missing
-    with _recorded(image) as identity:
-        try:
-            said = run(
-                [find_tool("kpartx", package="kpartx"), "-a", "-r", "-s", "-v", image], what="mapping partitions"
-            )
-            nodes = re.findall(r"^add map (\S+) ", said.stdout, flags=re.MULTILINE)
-            node = next((name for name in nodes if name.endswith(f"p{root.number}")), None)
-            if node is None:
-                raise HostError(f"kpartx made no node for partition {root.number} of {image}", hint="use --attach loop")
-            _mount(Path("/dev/mapper") / node, at, "ro,nodev")
-            try:
-                for name in nodes:
-                    run(["dmsetup", "remove", "--deferred", name])
-                for loop in _loops_of(identity):
-                    run(["losetup", "--detach", Path("/dev") / loop])  # in use: it detaches itself after that
-                yield
-            finally:
-                unmount(at)
-                _wait_unmapped(identity)
-        finally:
-            _unmap(identity)
+def _map(loop: Path, root: Partition) -> Path:
+    """Make the partitions' nodes; return the root partition's."""
+    kpartx = find_tool("kpartx", package="kpartx")
+    argv: list[str | Path] = [kpartx, "-a", "-r", "-s", "-v", loop]
+    said = run(argv, what="mapping partitions", env=_WITHOUT_UDEV, timeout=_LIMIT)
+    nodes: list[str] = re.findall(r"^add map (\S+) ", said.stdout, flags=re.MULTILINE)
+    node = next((name for name in nodes if name.endswith(f"p{root.number}")), None)
+    if node is None:
+        raise HostError(f"kpartx made no node for partition {root.number} on {loop}", hint="use --attach loop")
+    _dmsetup("mknodes", node)
+    return Path("/dev/mapper") / node
+
+
+def _dmsetup(*words: str) -> None:
+    run([find_tool("dmsetup", package="dmsetup"), *words], env=_WITHOUT_UDEV, timeout=_TIDY)
+
+
+def _nodes_of(loop: str) -> list[str]:
+    """Return the device-mapper nodes on a loop device."""
+    return sorted(name.read_text().strip() for name in (Path("/sys/block") / loop / "holders").glob("*/dm/name"))
+
+
+# ------------------------------------------------------------------------------------------------------- what is left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """A note of the loop device that a process uses for a file, locked while the process lives."""
+
+    path: Path
+    identity: str
+
+    def name(self, loop: str) -> None:
+        """Say which device it will be; in place, as the lock is on the file."""
+        self.path.write_text(f"{loop} {self.identity}")
 
 
 def _identity(image: Path) -> str:
@@ -235,46 +285,67 @@ def _identity(image: Path) -> str:
 
 def _loops_of(identity: str) -> list[str]:
     """Return the loop devices on the file with an `_identity`, deleted or not: `loop0`, …."""
-    listed = run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"]).stdout
-    rows = [line.split() for line in listed.splitlines()]
+    argv = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"]
+    rows = [line.split() for line in run(argv, timeout=_TIDY).stdout.splitlines()]
     return [Path(row[0]).name for row in rows if row[1:] == identity.split()]
 
 
-def _wait_unmapped(identity: str) -> None:
+def _held(record: str) -> str | None:
+    """Return the loop device that a record's text names, None where it is free or somebody else's by now."""
+    loop, _, identity = record.partition(" ")
+    return loop if loop in _loops_of(identity) else None
+
+
+def _wait_until_free(record: _Record) -> None:
     end = time.monotonic() + _SETTLE
-    while _loops_of(identity) and time.monotonic() < end:
+    while _held(record.path.read_text()) and time.monotonic() < end:
         time.sleep(0.02)
 
 
-def _unmap(identity: str) -> None:
-    """Remove every partition node and loop device of an image that is still there."""
-    for loop in _loops_of(identity):
-        for name in sorted((Path("/sys/block") / loop / "holders").glob("*/dm/name")):
-            run(["dmsetup", "remove", "--retry", name.read_text().strip()])
-        if loop in _loops_of(identity):
-            run(["losetup", "--detach", Path("/dev") / loop])
-    if not Path("/run/udev/control").exists():
-        run(["dmsetup", "mknodes"])  # without udev, nodes outlive deferred removal
+def _clear(record: _Record) -> None:
+    """Take away what is still there, then the record: one that stays is the next run's to clear."""
+    _free(record.path.read_text())
+    record.path.unlink(missing_ok=True)
+
+
+def _free(record: str) -> None:
+    """Detach a record's loop device, and remove the nodes on it: now, or with their last user."""
+    loop = _held(record)
+    if loop is not None:
+        _let_go(Path("/dev") / loop)
+    if " device-mapper" in _MISC.read_text() and _kpartx_missing() is None:
+        _dmsetup("mknodes")  # the kernel's deferred removal leaves the files in /dev/mapper
+
+
+def _sweep() -> None:
+    """Undo what dead processes had noted. What cannot be undone is said, and is in nobody's way."""
+    living, dead = set(), []
+    for path in _RECORDS.glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError), path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                living.add(file.read().partition(" ")[0])
+            else:
+                dead.append((path, file.read()))
+    for path, record in dead:
+        if record.partition(" ")[0] not in living:
+            try:
+                _free(record)
+            except PibuildError as error:
+                warn(f"a loop device that a killed run left stays: {error.message}")
+                continue
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _recorded(image: Path) -> Iterator[str]:
-    """Keep a locked note of the image being mapped, and give its identity; first undo what dead processes had noted."""
+def _recorded(image: Path) -> Iterator[_Record]:
+    """Give a record that names no device yet, locked until the block is left."""
     _RECORDS.mkdir(parents=True, exist_ok=True)
-    for record in _RECORDS.glob("[0-9]*"):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), record.open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _unmap(file.read())
-            record.unlink(missing_ok=True)
     identity = _identity(image)
-    record = _RECORDS / f"{os.getpid()}-{time.monotonic_ns()}"
-    unlocked = record.with_name(f".{record.name}")
+    path = _RECORDS / f"{os.getpid()}-{time.monotonic_ns()}"
+    unlocked = path.with_name(f".{path.name}")
     with unlocked.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(identity)
-        file.flush()
-        unlocked.rename(record)
-        try:
-            yield identity
-        finally:
-            record.unlink(missing_ok=True)
+        unlocked.rename(path)
+        yield _Record(path=path, identity=identity)

@@ -339,18 +339,34 @@ def test_a_kill_leaves_nothing(made: Made, tmp_path: Path, method: str) -> None:
 
 
 KILL_BETWEEN = "import os; from builder import attach; attach._mount = lambda *_: os.kill(os.getpid(), 9)"
+NEXT: tuple[Method, ...] = ("loop", "files")
 
 
-@pytest.mark.needs("device-mapper")
-def test_what_a_kill_between_mapping_and_mounting_leaves_goes_with_the_next_run(made: Made, tmp_path: Path) -> None:
-    image, scratch = made.images[UBUNTU.name], tmp_path / "scratch"
-    scratch.mkdir()
-    argv: list[str | Path] = [sys.executable, "-c", KILL_BETWEEN + HOLD, image, "kpartx", scratch, tmp_path / "never"]
-    assert run(["unshare", "--mount", *argv], cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
-    assert loops(image)
-    bring(image, tmp_path / "next", "kpartx")
-    assert not loops(image)
-    assert not list(attach._RECORDS.iterdir())
+@pytest.mark.parametrize("method", ["loop", pytest.param("kpartx", marks=pytest.mark.needs("device-mapper"))])
+def test_what_a_kill_before_the_mount_leaves_goes_with_the_next_run(made: Made, tmp_path: Path, method: Method) -> None:
+    image = made.images[UBUNTU.name]
+    for following in dict.fromkeys((method, *NEXT)):
+        scratch = tmp_path / f"killed-before-{following}"
+        scratch.mkdir()
+        argv: list[str | Path] = [sys.executable, "-c", KILL_BETWEEN + HOLD, image, method, scratch, tmp_path / "never"]
+        killed = run(["unshare", "--mount", *argv], cwd=Path(__file__).parents[2], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert loops(image)
+        bring(image, tmp_path / f"after-{method}-{following}", following)
+        assert not loops(image)
+        assert not list(attach._RECORDS.iterdir())
+
+
+def test_a_loop_device_of_somebody_else_is_no_obstacle_and_stays(made: Made, tmp_path: Path) -> None:
+    """Such as one of a person who looks into the image; mount(8) calls it an overlapping loop device."""
+    image = made.images[UBUNTU.name]
+    other = run(["losetup", "--find", "--show", "--read-only", image]).stdout.strip()
+    try:
+        tree, facts = bring(image, tmp_path, "loop")
+        assert loops(image) == [Path(other).name]
+    finally:
+        run(["losetup", "--detach", other])
+    check(tree, facts, UBUNTU, made)
 
 
 def until(condition: Callable[[], bool]) -> None:
