@@ -6,7 +6,6 @@ import difflib
 import json
 import re
 import secrets
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -15,7 +14,9 @@ from builder.console import warn
 from builder.errors import FetchError
 from builder.fetch import Patience, UnreachableError, fetch, shown
 from builder.hashing import file_digest
+from builder.named_file import open_named
 from builder.run import find_tool, run
+from builder.scratch import temporary
 from builder.steps.base import Artifact
 
 _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK"
@@ -104,10 +105,9 @@ def signed_checksum(
     (binary or armored) that has neither expired nor been revoked. One such signature is enough. Raises
     UnreachableError, or FetchError when the signature is bad or the list does not name the file.
     """
-    with tempfile.TemporaryDirectory(prefix="pibuild-checksums-") as scratch:
-        directory = Path(scratch)
-        checksums = fetch(list_url, sha256=None, into=directory / "list", patience=patience)
-        signature = fetch(signature_url, sha256=None, into=directory / "signature", patience=patience)
+    with temporary("checksums") as scratch:
+        checksums = fetch(list_url, sha256=None, into=scratch / "list", patience=patience)
+        signature = fetch(signature_url, sha256=None, into=scratch / "signature", patience=patience)
         verify_signature(checksums, signature, keyring, what=shown(list_url))
         return find_checksum(checksums.read_text(errors="replace"), filename, what=shown(list_url))
 
@@ -117,8 +117,8 @@ def verify_signature(file: Path, signature: Path, keyring: Path, *, what: str) -
     gpgv = find_tool("gpgv", package="gpgv")
     if not keyring.is_file():
         raise FetchError(f"{what}: there is no keyring {keyring}", hint="name the file that holds the signer's key")
-    with tempfile.TemporaryDirectory(prefix="pibuild-gpg-") as home:
-        usable = _dearmored(keyring.absolute(), Path(home))
+    with temporary("gpg") as home:
+        usable = _dearmored(keyring.absolute(), home)
         argv: list[str | Path] = [gpgv, "--homedir", home, "--status-fd", "1", "--keyring", usable, signature, file]
         checked = run(argv, check=False)
     signer = _good_signer(checked.stdout)
@@ -147,7 +147,7 @@ def _good_signer(statuses: str) -> str | None:
 
 def _dearmored(keyring: Path, scratch: Path) -> Path:
     """Return a keyring that gpgv reads: it takes no armored one."""
-    with keyring.open("rb") as file:
+    with open_named(keyring) as file:
         armored = _ARMOR in file.read(4096)
     if not armored:
         return keyring

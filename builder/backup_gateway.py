@@ -7,7 +7,6 @@ where the login node is the gateway, else over ssh. What it is told goes through
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from builder.inventory import Inventory, Node
 from builder.netboot import Netboot
 from builder.node_state import backup_ca, make_state
 from builder.run import Completed, find_tool, run
+from builder.scratch import temporary
 
 PROGRAM = Path("/usr/local/lib/pibuild/backup-gateway")
 _OWN = Path(__file__).resolve().parents[1] / "overlays/backup-gateway" / PROGRAM.relative_to("/")
@@ -57,10 +57,10 @@ class Shell:
     def _options(self) -> Iterator[list[str | Path]]:
         """Give ssh's options. A node whose host keys are in the state answers with one of them or not at all."""
         home, cluster = self.netboot.state / self.node.name, self.netboot.state / ".cluster"
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary("ssh") as scratch:
             known, strict = cluster / "known_hosts", "accept-new"
             if self.node.boot == "network":
-                known, strict = Path(scratch, "known_hosts"), "yes"
+                known, strict = scratch / "known_hosts", "yes"
                 keys = [path.read_text().split() for path in sorted(home.glob("ssh_host_*_key.pub"))]
                 known.write_text("".join(f"{self.node.address} {key[0]} {key[1]}\n" for key in keys))
             yield [

@@ -31,6 +31,7 @@ from builder.errors import HostError, VerdictError
 from builder.image import Image, open_image
 from builder.readonly_fs import FileSystem
 from builder.run import find_tool, run, spawn
+from builder.scratch import temporary
 from builder.verdict import Check, Seen, Verdict
 
 GIB = 1 << 30
@@ -121,17 +122,12 @@ def boot_image(image: Path, options: BootOptions = BootOptions()) -> Verdict:
     """
     check_host(options.machine)
     begun = time.monotonic()
-    with open_image(image) as opened, tempfile.TemporaryDirectory(prefix="pibuild-boot-", dir=_roomy()) as name:
+    with open_image(image) as opened, temporary("boot") as scratch:
         logs = (options.logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))).absolute()
         logs.mkdir(parents=True, exist_ok=True)
         boot = _boot_virt if options.machine == "virt" else _boot_board
-        checks, console = boot(opened, options, Path(name), logs)
+        checks, console = boot(opened, options, scratch, logs)
     return Verdict(checks=checks, console=console, seconds=time.monotonic() - begun)
-
-
-def _roomy() -> str:
-    """Return where the machines' disks go: as open_image's files, on a disk rather than in memory."""
-    return os.environ.get("TMPDIR", "/var/tmp")  # noqa: S108 - the directory in it is private
 
 
 def check_host(machine: MachineName) -> None:

@@ -14,19 +14,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.errors import HostError, PibuildError
+from builder.locks import locked
+from builder.scratch import remove_tree, sweep, work_in
 
-_FORCE_WRITABLE = 0o700
 _FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -100,26 +99,20 @@ class Cache:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove work in progress whose process is gone: its lock is free."""
-        for path in self.tmp.iterdir():
-            # a lock that is held, or a directory that its own process has just removed: not ours to sweep
-            with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                remove_tree(path)
+        """Remove work in progress whose process is gone."""
+        sweep(self.tmp)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep what is in the cache from being collected while the block runs; any number of builds at once."""
-        with _locked(self.layers, fcntl.LOCK_SH):
+        with locked(self.layers, busy=f"the cache {self.root} is being collected", shared=True):
             yield
 
     @contextlib.contextmanager
     def unused(self) -> Iterator[None]:
         """Run a block while no build uses the cache. Raises HostError when one does."""
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(_locked(self.layers, fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise HostError(f"a build is using {self.root}", hint="collect when it has ended") from error
+        busy, hint = f"a build is using {self.root}", "collect when it has ended"
+        with locked(self.layers, busy=busy, wait=False, hint=hint):
             yield
 
     @contextlib.contextmanager
@@ -142,45 +135,8 @@ class Cache:
     @contextlib.contextmanager
     def scratch(self, prefix: str) -> Iterator[Path]:
         """Give a new directory under tmp, locked while the block runs and gone after it."""
-        with contextlib.ExitStack() as stack:
-            path = self._begin(prefix, stack)
-            stack.callback(remove_tree, path)
+        with work_in(self.tmp, prefix=f"{prefix}-") as path:
             yield path
-
-    def _begin(self, prefix: str, stack: contextlib.ExitStack) -> Path:
-        """Make a directory and lock it; another process may sweep it between the two, then make another."""
-        while True:
-            path = self.tmp / f"{prefix}-{secrets.token_hex(6)}"
-            path.mkdir(parents=True)
-            with contextlib.suppress(FileNotFoundError):
-                stack.enter_context(_locked(path, fcntl.LOCK_EX))
-                if path.exists():
-                    return path
-
-
-@contextlib.contextmanager
-def _locked(path: Path, operation: int) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, operation)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree, read-only or mode-less directories (overlay work directories) included; or a file."""
-    if not path.is_dir() or path.is_symlink():
-        path.unlink(missing_ok=True)
-        return
-    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
-        path.chmod(_FORCE_WRITABLE)
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            sub = os.path.join(directory, name)  # noqa: PTH118 - os.walk gives strings, and there are many
-            if not os.path.islink(sub) and not os.access(sub, os.W_OK | os.X_OK, effective_ids=True):  # noqa: PTH114
-                os.chmod(sub, _FORCE_WRITABLE)  # noqa: PTH101
-    shutil.rmtree(path)
 
 
 def commit(source: Path, final: Path) -> None:

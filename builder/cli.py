@@ -31,6 +31,7 @@ from builder import (
     cli_node,
     cli_services,
     console,
+    ending,
 )
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
@@ -120,15 +121,11 @@ def completion(shell: str) -> None:
     console.say(complete(pibuild, {}, "pibuild", "_PIBUILD_COMPLETE").source())
 
 
-def _end_on_signal(number: int, _frame: object) -> NoReturn:
-    """Unwind as Ctrl-C does, so that a `kill` or a closed terminal leaves no mount behind either."""
-    sys.exit(128 + number)
-
-
 def _fail(error: PibuildError) -> int:
     if os.environ.get("PIBUILD_DEBUG"):
         console.note("".join(traceback.format_exception(error)).rstrip())
-    console.fail(error)
+    if not ending.received():  # else it is of what a signal broke off
+        console.fail(error)
     return error.exit_code
 
 
@@ -176,6 +173,6 @@ def _let_go_of_stdout() -> None:
 
 def main() -> NoReturn:
     """Be the program `pibuild`."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end_on_signal)
-    sys.exit(run_command())
+    ending.unwind_on_signals()
+    code = run_command()
+    sys.exit(128 + ending.received() if ending.received() else code)

@@ -10,6 +10,7 @@ import click
 
 from builder import console
 from builder.cli_options import (
+    NamedFile,
     artifacts_option,
     example,
     json_option,
@@ -24,7 +25,7 @@ locked_option = click.option(
     "--locked", is_flag=True, help="Use exactly what the lock beside RECIPE says; refuse to drift."
 )
 lock_option = click.option(
-    "--lock", "lock_file", type=click.Path(dir_okay=False, path_type=Path), help="As --locked, with this lock file."
+    "--lock", "lock_file", type=NamedFile(exists=False), help="As --locked, with this lock file."
 )
 
 

@@ -9,18 +9,18 @@ import click
 
 from builder import console
 from builder.cli_node import cluster_option, dest_option
-from builder.cli_options import example, json_option, plain
+from builder.cli_options import NamedFile, example, json_option, plain
 
 _database_option = click.option(
     "--database",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NamedFile(exists=False),
     default=Path("/var/lib/pibuild-fleet/fleet.db"),
     show_default=True,
     help="SQLite file with what nodes reported.",
 )
 
 # readable=False: click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
-_FILE = click.Path(exists=True, dir_okay=False, readable=False, path_type=Path)
+_FILE = NamedFile(readable=False)
 _dest_option = click.option(
     "--dest",
     type=click.Path(file_okay=False, readable=False, path_type=Path),

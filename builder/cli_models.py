@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import console
-from builder.cli_options import example, json_option, plain
+from builder.cli_options import NamedFile, example, json_option, plain
 
 if TYPE_CHECKING:
     from builder.inventory import Inventory
@@ -25,10 +25,10 @@ store_option = click.option(
 cluster_option = click.option(
     "--cluster",
     "cluster_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NamedFile(exists=False),
     help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
 )
-_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_file = NamedFile()
 
 
 @click.group(

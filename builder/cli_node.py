@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from builder import console
-from builder.cli_options import example, json_option, plain
+from builder.cli_options import NamedFile, example, json_option, plain
 
 if TYPE_CHECKING:
     from builder.explode import Exploded
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 cluster_option = click.option(
     "--cluster",
     "cluster_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=NamedFile(exists=False),
     help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
 )
 dest_option = click.option(
@@ -62,7 +62,7 @@ dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what wo
     "--authorized-key",
     "key_files",
     metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=NamedFile(),
     multiple=True,
     help="Public keys that open the nodes beside the login node's; repeatable.",
 )
@@ -99,13 +99,16 @@ def explode(
     from builder.explode import explode as explode_nodes
     from builder.inventory import find_inventory, load_inventory
     from builder.mounts import enter_namespaces
+    from builder.named_file import read_named
     from builder.run import require_root
 
     if not (names or role or group or everything):
         raise click.UsageError("say which nodes: --node, --role, --group or --all")
     inventory = load_inventory(find_inventory(cluster_file))
     nodes = choose(inventory, inventory.select(names, role=role, group=group, everything=everything))
-    keys = tuple(line for file in key_files for line in file.read_text().splitlines() if line.strip())
+    keys = tuple(
+        line for file in key_files for line in read_named(file).decode(errors="replace").splitlines() if line.strip()
+    )
     at_once = jobs or os.cpu_count() or 1
     options = ExplodeOptions(image=image, method=method, attach=attach, keys=keys, fresh=fresh, jobs=at_once)
     where = dest or Path(inventory.cluster.netboot)
@@ -220,7 +223,7 @@ def _shown(value: object) -> str:
         "pibuild node import pi_info.txt --role worker --cluster cluster.yaml",
     ),
 )
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=NamedFile())
 @click.option(
     "--role", type=click.Choice(["master", "worker"]), default="worker", show_default=True, help="Of them all."
 )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from builder.named_file import no_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -22,7 +26,22 @@ def _settings(_context: click.Context, _parameter: click.Parameter, values: tupl
     return settings
 
 
-recipe_argument = click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+class NamedFile(click.Path):
+    """A file to read. What is no file (a named pipe would be waited for) is refused before anybody opens it."""
+
+    def __init__(self, *, exists: bool = True, readable: bool = True) -> None:
+        super().__init__(exists=exists, dir_okay=False, readable=readable, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        path = super().convert(value, parameter, context)
+        with contextlib.suppress(OSError):  # the command says it in its own words
+            if told := no_file(os.stat(path).st_mode):  # noqa: PTH116 - a path of a person's, as it is
+                self.fail(f"{value}: {told}", parameter, context)
+        return path
+
+
+recipe_argument = click.argument("recipe", type=NamedFile(exists=False))
 image_argument = click.argument("image", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text.")
 set_option = click.option(

@@ -6,17 +6,18 @@ quarter of a second), and everything after that reads the copy.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import re
 import stat as st
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from builder.errors import InputError, Problem
 from builder.readonly_fs import Entry, FileSystem
 from builder.run import CommandError, find_tool, run
+from builder.scratch import temporary
 
 _PACKAGE = "mtools"
 _PIECE = 1 << 20
@@ -39,7 +40,8 @@ class FatReader(FileSystem):
         """`size` is the partition's, in bytes; `name` says in messages which file system of which image it is."""
         self._drive = f"{image}@@{offset}"
         self._name = name
-        self._copy: TemporaryDirectory[str] | None = None
+        self._copy: Path | None = None
+        self._held = contextlib.ExitStack()
         self._directories: dict[str, dict[str, Entry]] = {}
         listing = self._tool("mdir", "-i", self._drive, "::")
         serial = re.search(r"Volume Serial Number is ([0-9A-F]{4}-[0-9A-F]{4})", listing)
@@ -71,10 +73,10 @@ class FatReader(FileSystem):
 
     def _local(self, path: str) -> Path:
         if self._copy is None:
-            self._copy = TemporaryDirectory(prefix="pibuild-fat-")
+            self._copy = self._held.enter_context(temporary("fat"))
             if not self._empty:
-                self._tool("mcopy", "-s", "-p", "-m", "-Q", "-n", "-i", self._drive, "::*", self._copy.name)
-        return Path(self._copy.name) / path.lstrip("/")
+                self._tool("mcopy", "-s", "-p", "-m", "-Q", "-n", "-i", self._drive, "::*", str(self._copy))
+        return self._copy / path.lstrip("/")
 
     def children(self, directory: Entry) -> Mapping[str, Entry]:
         """Return the entries of a directory by their names in lower case."""
@@ -94,9 +96,8 @@ class FatReader(FileSystem):
 
     def close(self) -> None:
         """Remove the copy."""
-        if self._copy is not None:
-            self._copy.cleanup()
-            self._copy = None
+        self._held.close()
+        self._copy = None
 
 
 def _entry(path: str, found: os.stat_result) -> Entry:

@@ -8,7 +8,6 @@ goes on from it (RFC 9110, sections 13.1.5 and 14). Messages never show a URL's 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -27,6 +26,8 @@ from urllib3.exceptions import HTTPError as TransportError
 from builder.console import note, size
 from builder.errors import FetchError, HostError
 from builder.hashing import file_digest
+from builder.locks import take
+from builder.named_file import open_named
 
 _CHUNK = 1 << 18
 _SAY_EVERY = 10.0  # seconds between two lines about one transfer
@@ -131,7 +132,7 @@ def _fill(partial: _Partial, url: str, patience: Patience) -> bool:
 
 def _copy(source: Path, partial: _Partial) -> None:
     try:
-        file = source.open("rb")
+        file = open_named(source)
     except OSError as error:
         raise UnreachableError(f"{source}: {error.strerror}", hint="check the path") from error
     with file:
@@ -250,7 +251,7 @@ class _Partial:
         path = _partial_path(final)
         while True:
             with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                take(file.fileno(), path, busy=f"another process is fetching {final.name}")
                 if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     yield cls(final, file, origin=url, wanted=wanted)
                     return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from builder.cache import remove_tree
 from builder.confine import resolve_in
+from builder.scratch import remove_tree
 
 # emptied: their directories belong to packages
 _EMPTIED = ("var/lib/apt/lists", "var/cache/apt", "var/cache/debconf.old", "var/tmp")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cache import Cache, remove_tree
+from builder.cache import Cache
+from builder.scratch import remove_tree
 
 _DAY = 86400
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from builder.named_file import open_named
+
 
 def digest_of(value: object) -> str:
     """Return the sha256 (64 hex digits) of a JSON-able value in canonical form: sorted keys, no white space."""
@@ -14,5 +16,5 @@ def digest_of(value: object) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the sha256 (64 hex digits) of a file's content."""
-    with path.open("rb") as stream:
+    with open_named(path, device=True) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO
 
 import _ped
@@ -28,8 +27,10 @@ from builder.console import progress
 from builder.errors import InputError, Problem
 from builder.ext4_reader import Ext4Reader, is_ext
 from builder.fat_reader import FatReader, is_fat
+from builder.named_file import open_named
 from builder.readonly_fs import FileSystem
 from builder.run import CommandError, find_tool, run
+from builder.scratch import temporary
 
 COMPRESSIONS = (".zst", ".xz", ".gz")
 _MAGICS = {".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".gz": b"\x1f\x8b"}  # what each begins with
@@ -89,7 +90,7 @@ def open_image(path: Path) -> Iterator[Image]:
         packing = packing_of(file)
         plain = stack.enter_context(_decompressed(file, packing)) if packing else file
         try:
-            raw = stack.enter_context(plain.open("rb"))
+            raw = stack.enter_context(open_named(plain, device=True))
             data = stack.enter_context(mmap.mmap(raw.fileno(), raw.seek(0, os.SEEK_END), prot=mmap.PROT_READ))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is empty"
@@ -108,7 +109,7 @@ def packing_of(file: Path) -> str:
     A download in the cache is named by its checksum alone.
     """
     try:
-        with file.open("rb") as stream:
+        with open_named(file, device=True) as stream:
             head = stream.read(6)
     except OSError:
         return ""
@@ -139,8 +140,8 @@ def _unusable(path: Path, what: str, hint: str = "") -> InputError:
 @contextlib.contextmanager
 def _decompressed(file: Path, packing: str) -> Iterator[Path]:
     """Unpack into a temporary directory on disk ($TMPDIR, else /var/tmp), holes where there are zeros."""
-    with TemporaryDirectory(prefix="pibuild-image-", dir=os.environ.get("TMPDIR", "/var/tmp")) as scratch:  # noqa: S108
-        plain = Path(scratch) / "image"
+    with temporary("image") as scratch:
+        plain = scratch / "image"
         with progress(f"decompressing {file.name}"):
             try:
                 if packing == ".zst":

@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from builder.errors import PibuildError
 from builder.run import CommandError, find_tool, run
+from builder.scratch import temporary
 
 _HEADER = 110  # bytes of a newc header: the magic and 13 numbers of 8 hex digits
 _NEWC = (b"070701", b"070702")
@@ -99,8 +99,8 @@ def _decompress(kind: str, data: bytes) -> tuple[bytes, bytes]:
 
 def _decompress_with_tool(kind: str, data: bytes) -> bytes:
     tool, package = _TOOLS[kind]
-    with TemporaryDirectory(prefix="pibuild-initramfs-") as scratch:
-        packed, unpacked = Path(scratch) / "packed", Path(scratch) / "unpacked"
+    with temporary("initramfs") as scratch:
+        packed, unpacked = scratch / "packed", scratch / "unpacked"
         packed.write_bytes(data)
         try:
             run([find_tool(tool, package=package), "-d", "-q", *_into(kind, packed, unpacked)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builder.errors import InputError, Mark, Problem
 from builder.inventory_names import READ_MAC, READ_SERIAL, hostname, mac_of, serial_of
+from builder.named_file import read_named
 
 _COLUMNS = ("name", "MAC address", "serial number", "IP address")  # the lab's documentation, 3.4.1
 
@@ -35,7 +36,7 @@ def import_pi_info(path: Path, *, role: str = "worker") -> tuple[NewNode, ...]:
     Raises InputError with every line that is wrong.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = read_named(path).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(Problem(message=f"{path}: {str(reason).lower()}")) from error

@@ -36,6 +36,7 @@ from builder.errors import HostError, InputError, Problem, VerdictError
 from builder.inventory import Inventory, Node
 from builder.lab_machine import Machine, read_chain
 from builder.lab_namespace import Namespace, Process, namespace
+from builder.locks import holders
 from builder.netboot import Netboot, write
 from builder.run import Argv, Completed, find_tool, require_root
 from builder.services import render
@@ -391,7 +392,8 @@ def _alone(dest: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 if not patience:
                     hint = f"sudo pibuild lab down --dest {dest}"
-                    raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint)) from error
+                    message = f"a lab runs from {dest} already: {holders(file.fileno())}"
+                    raise InputError(Problem(message=message, hint=hint)) from error
                 time.sleep(patience)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from builder.ending import unwind_on_signals
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.inventory import Inventory
 from builder.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
@@ -44,11 +45,17 @@ def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOp
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         _stay(inventory, names, netboot, options, writing)
     os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        said = pipe.read().decode()
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read().decode()
+    except BaseException:  # a signal: what is half up goes too
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
     if said != "up":
         raise HostError(said or "the lab ended before it was up", hint="pibuild boot --netboot shows more")
     return status(netboot.dest)
@@ -65,8 +72,7 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
         if descriptor > 2 and descriptor != said:  # noqa: PLR2004 - stderr
             with contextlib.suppress(OSError):  # the listing's own
                 os.close(descriptor)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _end)
+    unwind_on_signals()
     try:
         with lab(inventory, netboot.dest, options) as here:
             for name in names:
@@ -76,7 +82,7 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
             os.close(said)
             while True:
                 signal.pause()
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         os._exit(0)
     except PibuildError as error:
         os.write(said, str(error).encode())
@@ -84,10 +90,6 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
     except BaseException as error:  # noqa: BLE001 - nobody above would show it
         os.write(said, f"{type(error).__name__}: {error}".encode())
         os._exit(1)
-
-
-def _end(_number: int, _frame: object) -> NoReturn:
-    sys.exit(0)
 
 
 def _report(dest: Path) -> Path:

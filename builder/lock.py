@@ -22,6 +22,7 @@ from builder.errors import FetchError, InputError, Problem
 from builder.hashing import digest_of
 from builder.image import open_image
 from builder.mirrors import candidate_sources, find_keyring, image_sources
+from builder.named_file import read_named
 from builder.recipe import Recipe
 from builder.recipe_models import BaseImage, Bootstrap
 from builder.steps.base import Place
@@ -127,7 +128,7 @@ def read_fitting_lock(path: Path, recipe: Recipe) -> Lock:
 def read_lock(path: Path) -> Lock:
     """Return the lock in a file. Raises InputError when there is none, or it is not one."""
     try:
-        text = path.read_text()
+        text = read_named(path).decode()
     except OSError as error:
         raise InputError(Problem(message=f"{path}: {error.strerror}", hint="pibuild lock RECIPE writes it")) from error
     except UnicodeDecodeError as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import platform
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from builder.apt import Source
 from builder.errors import HostError
 from builder.run import find_tool, run
+from builder.scratch import temporary
 
 _KEYRINGS = {
     "debian": (Path("/usr/share/keyrings/debian-archive-keyring.gpg"), "debian-archive-keyring"),
@@ -89,7 +89,7 @@ def _machine_pairs(distribution: str, suite: str) -> list[tuple[str, str]]:
 def default_pairs(suite: str) -> list[tuple[str, str]]:
     """Return (URI, suite) pairs as mmdebstrap would write them for an arm64 suite. Raises HostError without it."""
     tool = find_tool("mmdebstrap", package="mmdebstrap")
-    with tempfile.TemporaryDirectory() as directory:
+    with temporary("mirrors") as directory:
         said = run(
             [
                 tool,

@@ -15,6 +15,7 @@ from typing import IO
 
 from builder.errors import InputError, Problem
 from builder.model_manifest import Chunk
+from builder.named_file import open_named
 
 LONGEST = 64 << 20  # of a GGUF file's chunk; larger tensors are split
 FIXED = 8 << 20  # of another file's chunk
@@ -143,7 +144,7 @@ def cut(path: Path, *, longest: int = LONGEST, fixed: int = FIXED) -> tuple[str,
     if size == 0:
         raise InputError(Problem(message=f"{path} is empty"))
     whole, chunks = hashlib.sha256(), []
-    with path.open("rb") as file:
+    with open_named(path) as file:
         boundaries = gguf_boundaries(file, size)
         file.seek(0)
         for offset, length in pieces(boundaries or [0], size, longest if boundaries else fixed):

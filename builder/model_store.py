@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.errors import HostError
+from builder.locks import take
 
 _BLOCK = 1 << 20
 _TEMPORARY = "tmp"
@@ -127,7 +127,7 @@ class DirectoryStore:
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            take(lock, self.directory / ".lock", busy=f"another pibuild is at work in {self.directory}")
             for path in (self.directory / _TEMPORARY).glob("*"):
                 path.unlink()
             yield

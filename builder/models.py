@@ -17,6 +17,7 @@ from builder.model_chunks import FIXED, LONGEST, cut
 from builder.model_manifest import Chunk, Manifest, check_names, manifest_object, read_manifest
 from builder.model_store import DirectoryStore, Store
 from builder.model_store_s3 import S3Store
+from builder.named_file import open_named
 from builder.run import find_tool, run
 
 NAMESPACE = "pibuild-model"  # of the signatures: one made for something else does not count (ssh-keygen(1), -n)
@@ -140,7 +141,7 @@ def _put_chunks(store: Store, path: Path, manifest: Manifest) -> int:
     """Write the chunks that are missing; return their bytes."""
     sizes = {name: each.size for name, each in store.held("chunks").items()}
     added = 0
-    with path.open("rb") as file:
+    with open_named(path) as file:
         for chunk in manifest.chunks:
             if sizes.get(chunk.object) == chunk.len:
                 continue

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from builder.ending import relay_to, unwind_on_signals, wait_for
 from builder.errors import HostError
+from builder.locks import keep_outer_proc
 
 # linux/sched.h, linux/mount.h, linux/prctl.h
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 PR_SET_PDEATHSIG = 1
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -88,9 +89,10 @@ def enter_namespaces() -> None:
     """Go on in a child with mount, PID and IPC namespaces of its own; the parent waits and ends as the child ends.
 
     Call it early, with one thread. SIGINT, SIGTERM and SIGHUP to the parent reach the child, which unwinds at the first
-    of them; the parent's death, however it comes, is SIGKILL to the child and to all below it. Raises HostError without
-    root.
+    of them and is killed where that hangs; the parent's death, however it comes, is SIGKILL to the child and to all
+    below it. Raises HostError without root.
     """
+    keep_outer_proc()
     try:
         _checked(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC), "unshare")
     except OSError as error:
@@ -105,8 +107,7 @@ def enter_namespaces() -> None:
         os.close(ready_write)
         _wait_for(child, ready_read, alive_write)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    for number in _ENDING:
-        signal.signal(number, _unwind)
+    unwind_on_signals()
     os.close(ready_read)
     os.close(ready_write)  # tells the parent that its death is a signal from now on
     os.close(alive_write)
@@ -118,24 +119,9 @@ def enter_namespaces() -> None:
     mount("proc", Path("/proc"), "proc", MS_NOSUID | MS_NODEV)
 
 
-def _unwind(number: int, _frame: object) -> NoReturn:
-    """Leave all blocks, once: a second signal (a terminal's and the parent's come both) must not break off tidying."""
-    for each in _ENDING:
-        signal.signal(each, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
-
-
 def _wait_for(child: int, ready_read: int, alive_write: int) -> NoReturn:
-    def relay(number: int, _frame: object) -> None:
-        os.kill(child, number)
-
     os.read(ready_read, 1)  # the end of the pipe: the child has let go of it
-    for number in _ENDING:
-        signal.signal(number, relay)
+    relay_to(child)
     with contextlib.suppress(BrokenPipeError):  # the child has ended: its status says how
         os.write(alive_write, b"1")
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    os._exit(code if code >= 0 else 128 - code)
+    os._exit(wait_for(child))

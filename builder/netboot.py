@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import secrets
@@ -27,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.console import note
 from builder.errors import HostError
+from builder.locks import take
 from builder.run import run
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -168,11 +167,7 @@ class Netboot:
         self.tmp.chmod(0o700)
         self.state.chmod(0o700)
         with (self.dest / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note(f"another pibuild is at work in {self.dest}: waiting")
-                fcntl.flock(file, fcntl.LOCK_EX)
+            take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
             for path in self.tmp.iterdir():
                 remove(path)
             yield

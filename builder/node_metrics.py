@@ -15,6 +15,7 @@ import yaml
 
 from builder.errors import InputError, Problem
 from builder.inventory import FORWARDING, Inventory, Node
+from builder.named_file import read_named
 
 CONFIG = "/etc/pibuild"
 TOKEN = "remote-write.token"  # noqa: S105 - the name of its file
@@ -37,7 +38,7 @@ def certificates(inventory: Inventory, node: Node) -> str:
         return ""
     path = inventory.path.resolve().parent / node.metrics.ca
     try:
-        text = path.read_text()
+        text = read_named(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         message = f"node {node.name}: metrics.ca: {path} cannot be read"
         raise InputError(Problem(message=message, mark=node.mark, hint="a PEM file beside cluster.yaml")) from error

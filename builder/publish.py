@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +28,10 @@ from builder.ext4 import Ext4, measure, select, size_for, write_ext4
 from builder.fat import Fat, write_fat
 from builder.hashing import digest_of, file_digest
 from builder.identify import BootFiles, boot_files
+from builder.locks import locked
 from builder.run import CommandError
 from builder.sbom import Checksums, Subject, make_sbom
+from builder.scratch import sweep, work_in
 from builder.tree import Entry, walk
 
 _VERSION = 1  # raised when the same request gives other files
@@ -92,8 +92,8 @@ def publish(request: PublishRequest) -> Published:
     home = request.output / request.name
     if not (found := find_published(request)):
         home.mkdir(parents=True, exist_ok=True)
-        _sweep(home)
-        with _room(home), _scratch(home) as scratch:
+        sweep(home, ".*.partial")
+        with _room(home), work_in(home, prefix=".", suffix=".partial") as scratch:
             found = _make(request, scratch)
     _point_latest(home, found.directory)
     return found
@@ -141,7 +141,7 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     _write_root(request, image, layout, entries, files)
     digest = _add_products(request, result, layout)
     _sync(result)
-    with _locked(request.output / request.name, fcntl.LOCK_EX):  # an equal build may be about to place its own
+    with _alone(request.output / request.name):  # an equal build may be about to place its own
         return _place(request, result, digest)
 
 
@@ -245,46 +245,16 @@ def _point_latest(home: Path, directory: Path) -> None:
     latest = home / "latest"
     if latest.is_symlink() and latest.readlink() == Path(directory.name):
         return
-    new = home / f".latest.{secrets.token_hex(6)}"
-    new.symlink_to(directory.name)
-    new.replace(latest)
-    _sync_directory(home)
+    with _alone(home):
+        new = home / ".latest.new"
+        new.unlink(missing_ok=True)  # of a process that was killed between the two
+        new.symlink_to(directory.name)
+        new.replace(latest)
+        _sync_directory(home)
 
 
-@contextlib.contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
-    """Give a directory `.RANDOM.partial`, locked while the block runs and gone after it.
-
-    A process id would not do: every build is process 1 of its namespace.
-    """
-    path = home / f".{secrets.token_hex(6)}.partial"
-    path.mkdir()
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield path
-    finally:
-        os.close(descriptor)
-        shutil.rmtree(path)
-
-
-def _sweep(home: Path) -> None:
-    """Remove what killed processes left: their locks are free."""
-    for path in home.glob(".*.partial"):
-        # a lock that is held, or a directory that its own process has just removed: not ours to sweep
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, kind: int) -> Iterator[None]:
-    """Hold a lock on a directory while the block runs. Raises BlockingIOError when `kind` does not wait for it."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, kind)
-        yield
-    finally:
-        os.close(descriptor)
+def _alone(home: Path) -> contextlib.AbstractContextManager[None]:
+    return locked(home, busy=f"another build is placing its image in {home}")
 
 
 def _check_room(request: PublishRequest, layout: Layout) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import fcntl
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from typing import Literal, Protocol
 
 from builder import console
 from builder.errors import HostError, PibuildError
+from builder.locks import take
 from builder.services import NAT, NAT_UNIT, PARALLEL, SSH, SYSCTL
 from builder.services_check import Checked, check_files
 from builder.services_dhcp import DNSMASQ, RESERVATIONS
@@ -310,8 +310,5 @@ def _locked(root: Path) -> Iterator[None]:
     state = _at(root, STATE)
     state.mkdir(parents=True, exist_ok=True)
     with (state / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HostError("another apply is running here", hint="wait for it to end") from error
+        take(lock.fileno(), state / "lock", busy="another apply is running here", wait=False, hint="wait for it to end")
         yield

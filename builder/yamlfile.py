@@ -12,6 +12,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from builder.complaints import YamlPath, complaints
 from builder.errors import InputError, Mark, Problem
+from builder.named_file import read_named
 from builder.yamlcompose import TAG, compose, mark_at, node_mark, scalar
 
 _MAX_VALUES = 500_000  # what aliases may unfold to
@@ -133,7 +134,7 @@ def in_file_order(problems: Iterable[Problem], *, files: Iterable[Path] = ()) ->
 
 def _read_text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_named(path)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
         raise InputError(Problem(message=f"{path}: {reason}")) from error

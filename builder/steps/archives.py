@@ -8,7 +8,6 @@ import gzip
 import lzma
 import stat
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal, cast
 
 from builder.run import find_tool, run
+from builder.scratch import temporary
 
 Kind = Literal["file", "directory", "link", "hard link", "special"]
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
@@ -80,8 +80,8 @@ def _plain(file: Path) -> Iterator[Path]:
     if not is_zstd:
         yield file
         return
-    with tempfile.TemporaryDirectory(prefix="pibuild-") as directory:
-        plain = Path(directory, "plain")
+    with temporary("archive") as directory:
+        plain = directory / "plain"
         run([find_tool("zstd", package="zstd"), "-d", "-q", "-o", plain, file], what="decompress")
         yield plain
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache, commit, read_json, remove_tree, write_json
+from builder.cache import Cache, commit, read_json, write_json
 from builder.errors import HostError
+from builder.scratch import remove_tree
 
 
 @pytest.fixture
