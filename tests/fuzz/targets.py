@@ -56,6 +56,7 @@ from builder.services_leases import Wanted, dnsmasq_kept, kea_kept
 from builder.steps.archives import ArchiveError, members
 from builder.steps.sshkeys import key_problem
 from tests import gguf
+from tests.fuzz import peers
 from tests.fuzz.engine import Target
 from tests.images import DEBIAN, make_image
 
@@ -243,6 +244,7 @@ _MANIFEST = {
     "name": "m.gguf",
     "chunks": [{"sha256": "5a" * 32, "off": 0, "len": 8}],
 }
+_NODE_MANIFEST = {**_MANIFEST, "file": "m.gguf", "published": "2026-01-01", "plain": ""}
 _REPORT = {
     "serial": "10000000c0a3cab4",
     "model": "Raspberry Pi 4",
@@ -418,4 +420,23 @@ NETWORK = (
         weight=2,
     ),
 )
-TARGETS = (*PERSON, *IMAGE, *NODE, *NETWORK)
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nETag: x\r\nContent-Range: bytes 0-3/4\r\n\r\nfour"
+_MOVED = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/other\r\nContent-Length: 0\r\n\r\n"
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n"
+_BODY = json.dumps(_REPORT).encode()
+_POSTED = (
+    f"POST /v1/nodes/yellow3 HTTP/1.1\r\nAuthorization: Bearer {peers.TOKEN}\r\n".encode()
+    + f"Content-Length: {len(_BODY)}\r\n\r\n".encode()
+    + _BODY
+)
+PEERS = (
+    Target(name="answer", seeds=_are(_ANSWER, _MOVED, _CHUNKED), feed=peers.fetched),
+    Target(name="store-answer", seeds=_are(_ANSWER, _MOVED, _CHUNKED), feed=peers.store_on_a_node),
+    Target(
+        name="node-manifest", seeds=_are(json.dumps(_NODE_MANIFEST).encode()), feed=peers.manifest_on_a_node, weight=2
+    ),
+    Target(
+        name="fleet-request", seeds=_are(_POSTED, b"GET /healthz HTTP/1.1\r\n\r\n"), feed=peers.asked_of_the_manager
+    ),
+)
+TARGETS = (*PERSON, *IMAGE, *NODE, *NETWORK, *PEERS)
