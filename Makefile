@@ -70,7 +70,7 @@ unit: install
 	$(BIN)/pytest tests/unit $(ARGS)
 
 test: install ## every test: root, network, and machines booted under QEMU
-	$(AS_ROOT) $(CURDIR)/$(BIN)/pytest -p no:cacheprovider --durations=15 $(ARGS)
+	$(AS_ROOT) $(CURDIR)/$(BIN)/python -m tests.side_by_side -p no:cacheprovider --durations=15 $(ARGS)
 
 fuzz: install ## N damaged inputs for every parser of foreign input; what is not survived is kept in tests/crashes
 	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m tests.fuzz --number $(N) $(ARGS)
