@@ -127,9 +127,9 @@ def check(
     """
     from builder.errors import VerdictError
     from builder.inventory import find_inventory, load_inventory
-    from builder.services_apply import served_as
     from builder.services_files import serving
     from builder.services_live import ask
+    from builder.services_record import served_as
 
     inventory = load_inventory(find_inventory(cluster_file))
     found = ask(serving(inventory, role or served_as(root) or "login"), root, nodes=nodes)
@@ -161,9 +161,9 @@ def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Pat
     """
     from builder.run import require_root
     from builder.services_apply import apply as apply_files
-    from builder.services_apply import note_role
     from builder.services_check import say_checked
-    from builder.services_units import Servers
+    from builder.services_record import note_role
+    from builder.services_tell import Servers
 
     here, files = _files(role, cluster_file)
     live = root == Path("/")

@@ -22,10 +22,11 @@ from builder.errors import HostError, PibuildError
 from builder.inventory import Node
 from builder.run import find_tool, run
 from builder.services import render
-from builder.services_apply import compare, is_interrupted
+from builder.services_apply import compare
 from builder.services_dhcp import PXE_MENU
 from builder.services_files import Serving, netboot
 from builder.services_nfs import Export, exports
+from builder.services_record import is_interrupted
 from builder.services_units import DNSMASQ_UNIT, GANESHA_UNIT, ISC, KEA_UNIT, NFS, TFTPD_UNIT, Unit
 from builder.tftp import NOT_FOUND, Server, TftpError, get
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from builder import console
 from builder.inventory import Inventory
 from builder.services import render
-from builder.services_apply import apply, compare, is_interrupted, served_as
+from builder.services_apply import apply, compare
 from builder.services_files import ServerRole, serving
-from builder.services_units import Servers
+from builder.services_record import is_interrupted, served_as
+from builder.services_tell import Servers
 
 _HERE = Path("/")
 

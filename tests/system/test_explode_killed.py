@@ -28,7 +28,8 @@ from builder.inventory import Inventory, load_inventory
 from builder.netboot import Netboot
 from builder.run import run, spawn
 from builder.services import render
-from builder.services_apply import compare, is_interrupted
+from builder.services_apply import compare
+from builder.services_record import is_interrupted
 from tests import machine
 from tests.clusters import variant
 from tests.images import DEBIAN, MIB, make_image

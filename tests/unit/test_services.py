@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from builder.errors import InputError
+from builder.errors import HostError, InputError
 from builder.inventory import Inventory, load_inventory
 from builder.services import FLEET_UNIT, HOSTS, NAT, SYSCTL, render
 from builder.services_dhcp import (
@@ -28,6 +28,8 @@ from builder.services_dhcp import (
 )
 from builder.services_files import ServerRole, serving
 from builder.services_nfs import EXPORTS, GANESHA, exports
+from builder.services_packages import PACKAGES, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
+from builder.services_tell import halting, undoing
 from builder.services_units import (
     DNSMASQ_UNIT,
     FLEET,
@@ -36,7 +38,9 @@ from builder.services_units import (
     NAT_SERVICE,
     NFS,
     TFTPD_UNIT,
+    States,
     commands,
+    retiring,
     wanted_units,
 )
 from tests.clusters import DYNAMIC, LAB, variant
@@ -169,7 +173,7 @@ def test_dnsmasq_is_checked_with_its_reservations_in_it(tmp_path: Path) -> None:
 def test_what_can_reload_is_not_restarted(tmp_path: Path) -> None:
     names = {unit.name for unit in (DNSMASQ_UNIT, NFS, NAT_SERVICE, KEA_UNIT, ISC, TFTPD_UNIT)}
     here = serving(_inventory(tmp_path), "login")
-    wanted = names - {KEA_UNIT.name}
+    wanted = States(active=frozenset(names - {KEA_UNIT.name}))
     assert commands(here, [HOSTS], wanted) == [("systemctl", "reload", "dnsmasq.service")]
     assert commands(here, [EXPORTS], wanted) == [("exportfs", "-ra")]
     assert commands(here, [NAT], wanted) == [("systemctl", "reload", "pibuild-nat.service")]
@@ -183,15 +187,96 @@ def test_what_can_reload_is_not_restarted(tmp_path: Path) -> None:
 
 def test_another_dhcp_server_takes_over_from_the_one_that_ran(tmp_path: Path) -> None:
     here = serving(_inventory(tmp_path, "kea"), "backup")
-    running = {ISC.name, NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name}
+    running = States(active=frozenset({ISC.name, NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name}))
+    assert retiring(here, [KEA], running) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
     assert commands(here, [KEA], running) == [
-        ("systemctl", "disable", "--now", "isc-dhcp-server.service"),
         ("systemctl", "enable", "kea-dhcp4-server.service"),
         ("systemctl", "start", "kea-dhcp4-server.service"),
     ]
-    assert commands(here, [KEA], {*running, KEA_UNIT.name} - {ISC.name}) == [
+    assert commands(here, [KEA], States(active=frozenset({*running.active, KEA_UNIT.name}))) == [
         ("systemctl", "kill", "--signal=HUP", "kea-dhcp4-server.service")
     ]
+
+
+def test_a_server_that_failed_unconfigured_is_started_all_the_same_and_from_now_on_at_boot(tmp_path: Path) -> None:
+    here = serving(_inventory(tmp_path), "login")
+    others = frozenset({NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name, TFTPD_UNIT.name})
+    states = States(active=others, failed=frozenset({ISC.name, KEA_UNIT.name}), disabled=frozenset({NFS.name}))
+    assert retiring(here, [], states) == [("systemctl", "disable", "--now", "kea-dhcp4-server.service")]
+    assert commands(here, [DHCPD], states) == [
+        ("systemctl", "reset-failed", "isc-dhcp-server.service"),
+        ("systemctl", "enable", "isc-dhcp-server.service"),
+        ("systemctl", "start", "isc-dhcp-server.service"),
+        ("systemctl", "enable", "nfs-server.service"),
+    ]
+
+
+def test_a_dnsmasq_of_somebody_elses_is_left_alone_and_ours_is_not(tmp_path: Path) -> None:
+    path = variant(tmp_path, changes=[("  timezone:", "  dns: [192.0.2.53]\n  timezone:")])
+    here = serving(load_inventory(path), "login")
+    assert not here.runs_dnsmasq
+    states = States(active=frozenset({DNSMASQ_UNIT.name}))
+    assert retiring(here, [DHCPD], states) == []
+    assert retiring(here, [DNSMASQ], states) == [("systemctl", "disable", "--now", "dnsmasq.service")]
+    orphan = States(active=frozenset({FLEET.name}), fileless=frozenset({FLEET.name}))
+    assert retiring(here, [], orphan) == [("systemctl", "stop", FLEET.name)]
+
+
+def test_only_who_was_told_hears_of_an_undo(tmp_path: Path) -> None:
+    here = serving(_inventory(tmp_path), "login")
+    states = States(active=frozenset({NFS.name, DNSMASQ_UNIT.name, KEA_UNIT.name, NAT_SERVICE.name}))
+    said = [*retiring(here, [], states), *commands(here, [EXPORTS, DHCPD, HOSTS], states)]
+    assert said == [
+        ("systemctl", "disable", "--now", "kea-dhcp4-server.service"),
+        ("systemctl", "enable", "isc-dhcp-server.service"),
+        ("systemctl", "start", "isc-dhcp-server.service"),
+        ("systemctl", "reload", "dnsmasq.service"),
+        ("systemctl", "enable", "tftpd-hpa.service"),
+        ("systemctl", "start", "tftpd-hpa.service"),
+        ("exportfs", "-ra"),
+    ]
+    assert (halting([]), undoing([])) == ([], [])
+    assert (halting(said[:1]), undoing(said[:1])) == (
+        [],
+        [("systemctl", "enable", "--now", "kea-dhcp4-server.service")],
+    )
+    assert halting(said[:3]) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
+    assert undoing(said) == [said[3], said[6], ("systemctl", "enable", "--now", "kea-dhcp4-server.service")]
+    paused = [("systemctl", "stop", "dnsmasq.service"), ("systemctl", "start", "dnsmasq.service")]
+    assert (halting(paused), undoing(paused)) == ([], [("systemctl", "start", "dnsmasq.service")])
+
+
+def installed(root: Path, units: Iterable[str], tools: Iterable[str]) -> Path:
+    """Make of a directory a machine that has these units and programs."""
+    for place, names in (("usr/lib/systemd/system", units), ("usr/bin", tools)):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (root / place / name).touch(mode=0o755)
+    return root
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_all_that_is_not_installed_is_named_at_once_with_one_command(name: str, tmp_path: Path) -> None:
+    here, root = serving(_inventory(tmp_path, name), "login"), tmp_path / "root"
+    all_of_it = packages(here)
+    with pytest.raises(HostError) as caught:
+        require_installed(here, root)
+    assert caught.value.hint == f"sudo apt-get install {' '.join(all_of_it)}"
+    assert all(package in caught.value.message for package in all_of_it)
+    units = [unit.name for unit in wanted_units(here) if unit.name in PACKAGES]
+    installed(root, units[1:], [*TOOLS, *UPLINK_TOOLS])
+    (root / "usr/lib/aarch64-linux-gnu/ganesha").mkdir(parents=True)
+    (root / "usr/lib/aarch64-linux-gnu/ganesha/libfsalvfs.so").touch()
+    assert missing(here, root) == PACKAGES[units[0]][:1]
+    (root / "etc/init.d").mkdir(parents=True)
+    (root / "etc/init.d" / units[0].removesuffix(".service")).touch()  # as Debian has dhcpd and tftpd
+    require_installed(here, root)
+
+
+def test_the_docs_name_a_login_nodes_packages() -> None:
+    here = serving(load_inventory(LAB), "login")
+    said = (LAB.parent / "README.md").read_text()
+    assert f"sudo apt-get install {' '.join(packages(here))}\n" in said
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -235,7 +320,9 @@ def test_the_server_that_nodes_report_to_gets_the_fleet_managers_unit(
         found = [file.text for file in render(inventory, role) if file.path == FLEET_UNIT]
         assert (len(found), FLEET in wanted_units(here)) == (int(server == role), server == role)
         assert all(said in text for text in found)
-        told = commands(here, [FLEET_UNIT], [FLEET.name])
+        states = States(active=frozenset({FLEET.name}))
+        told = commands(here, [FLEET_UNIT], states)
         assert told[0] == ("systemctl", "daemon-reload")
         assert (("systemctl", "restart", FLEET.name) in told) == (server == role)
-        assert (("systemctl", "disable", "--now", FLEET.name) in told) == (server != role)
+        gone = retiring(here, [FLEET_UNIT], states)
+        assert gone == [("systemctl", "disable", "--now", FLEET.name)] * (server != role)

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import HostError, VerdictError
-from builder.services_apply import BEGIN, END, KEPT, apply, compare, is_interrupted, recover, with_block
+from builder.services_apply import KEPT, apply, compare, recover
 from builder.services_files import ConfigFile
+from builder.services_place import BEGIN, END, with_block
+from builder.services_record import is_interrupted, write_written
 
 HOSTS, KEA, OLD = (
     PurePosixPath("/etc/hosts"),
@@ -45,16 +47,27 @@ class Servers:
     def __init__(self, refusals: int = 0) -> None:
         self.refusals = refusals
         self.told: list[tuple[PurePosixPath, ...]] = []
-        self.undone: list[tuple[PurePosixPath, ...]] = []
+        self.did: list[str] = []
+
+    def require(self) -> None:
+        self.did.append("require")
+
+    def retire(self, _changed: Sequence[PurePosixPath]) -> None:
+        self.did.append("retire")
 
     def update(self, changed: Sequence[PurePosixPath]) -> None:
+        self.did.append("update")
         self.told.append(tuple(changed))
         if self.refusals:
             self.refusals -= 1
             raise VerdictError("dhcpd does not start", hint="journalctl")
 
-    def undo(self, changed: Sequence[PurePosixPath]) -> list[str]:
-        self.undone.append(tuple(changed))
+    def halt(self) -> list[str]:
+        self.did.append("halt")
+        return []
+
+    def undo(self) -> list[str]:
+        self.did.append("undo")
         return []
 
 
@@ -68,6 +81,7 @@ def root(tmp_path: Path) -> Path:
         live = tmp_path / path.relative_to("/")
         live.parent.mkdir(parents=True, exist_ok=True)
         live.write_text(text)
+    write_written(tmp_path, {OLD: False})
     return tmp_path
 
 
@@ -103,7 +117,7 @@ def test_a_server_that_refuses_gets_the_old_files_back(root: Path) -> None:
         apply(FILES, root, servers=servers)
     assert caught.value.hint == "journalctl"
     assert contents(root) == before
-    assert servers.undone == servers.told
+    assert servers.did == ["require", "retire", "update", "halt", "undo"]
     assert recover(root) == ()
     assert len(apply(FILES, root, servers=servers).changes) == 4
 
@@ -231,7 +245,7 @@ def test_a_backup_that_was_deleted_is_not_taken_for_a_file_that_was_not_there(ro
         def update(self, _changed: Sequence[PurePosixPath]) -> None:
             raise KeyboardInterrupt
 
-        def undo(self, _changed: Sequence[PurePosixPath]) -> list[str]:
+        def undo(self) -> list[str]:
             raise SystemExit(9)
 
     with pytest.raises(SystemExit):
