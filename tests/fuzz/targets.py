@@ -51,8 +51,8 @@ from builder.model_manifest import read_manifest
 from builder.personalise import cmdline_for_nfs, fstab_without_disks, lint_cmdline
 from builder.recipe import load_recipe
 from builder.recipe_models import parse_size
-from builder.services_apply import with_block
 from builder.services_leases import Wanted, dnsmasq_kept, kea_kept
+from builder.services_place import with_block
 from builder.steps.archives import ArchiveError, members
 from builder.steps.sshkeys import key_problem
 from tests import gguf
