@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.confine import resolve_in
 from builder.emulation import NONE, Emulation
 from builder.run import ENVIRONMENT, Argv, Completed, run
 
@@ -99,7 +100,7 @@ def _resolver(root: Path) -> list[Bind]:
     host = Path("/etc/resolv.conf")
     if not host.exists():
         return []
-    inside = root / "etc/resolv.conf"
+    inside = resolve_in(root, "etc") / "resolv.conf"
     if inside.is_symlink():
         target = inside.readlink()
         absolute = target if target.is_absolute() else Path("/etc") / target
@@ -110,7 +111,7 @@ def _resolver(root: Path) -> list[Bind]:
 @contextlib.contextmanager
 def _resolver_in(root: Path) -> Iterator[None]:
     """Take away what stood in for a missing /etc/resolv.conf, unless the program has written one."""
-    inside = root / "etc/resolv.conf"
+    inside = resolve_in(root, "etc") / "resolv.conf"
     missing = not os.path.lexists(inside)
     try:
         yield

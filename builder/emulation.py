@@ -21,6 +21,7 @@ from builder.run import find_tool, run
 _MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 _PRIVATE_BINFMT = (6, 7)  # binfmt_misc is per user namespace from this kernel on
+_QEMU, _LAUNCHER = "/run/pibuild/qemu", "/run/pibuild/launcher"  # where a root sees them
 MODES = ("auto", "native-tools", "full")
 
 
@@ -38,17 +39,21 @@ class Emulation:
         """Return the line for binfmt_misc's register file, empty where no handler is needed.
 
         Flags: P keeps argv[0], O passes the opened program, C takes its credentials (sudo, su), F opens the interpreter
-        now, so that it needs no path inside the root.
+        now: a root within the root needs no path to it. It is the one that the root sees, over a read-only mount, so
+        that no program can write to what runs it (/proc/PID/exe).
         """
-        interpreter = self.launcher or self.qemu
+        interpreter = _LAUNCHER if self.launcher else _QEMU if self.qemu else ""
         return f":pibuild:M::{_MAGIC}:{_MASK}:{interpreter}:POCF" if interpreter else ""
 
     def binds(self) -> tuple[tuple[Path, str], ...]:
         """Return what a root must see below /run/pibuild: (host path, path inside)."""
-        if self.launcher is None or self.qemu is None or self.tools is None:
+        if self.qemu is None:
             return ()
+        if self.launcher is None or self.tools is None:
+            return ((self.qemu, _QEMU),)
         shown: tuple[tuple[Path, str], ...] = (
-            (self.qemu, "/run/pibuild/qemu"),
+            (self.qemu, _QEMU),
+            (self.launcher, _LAUNCHER),
             (self.tools / "root", "/run/pibuild/tools"),
             (self.tools / "libraries", "/run/pibuild/libamd64"),
         )

@@ -103,6 +103,25 @@ def test_a_crash_of_the_emulator_names_the_program_and_what_to_do(engine: Engine
     assert "qemu-user-static" in hint
 
 
+@pytest.mark.parametrize("way", ["native-tools", "full"])
+def test_a_run_step_stays_in_its_root(engine: Engine, tmp_path: Path, way: str) -> None:
+    """The known way out of a chroot, and what runs the step's programs: another program shows where it lies."""
+    escape = (
+        'mkdir "/sub"; chroot "/sub"; chdir ".." for 1 .. 40; chroot ".";'
+        f'open F, ">", "{tmp_path}/escaped" and print F "out" and close F;'
+    )
+    mounted = (
+        "perl -e 'sleep 9' &\nsleep 0.3\nexec 3</proc/$!/exe\nkill -9 $!\n"
+        "id=$(sed -n 's/^mnt_id:\\t*//p' /proc/self/fdinfo/3)\n"
+        'grep "^$id " /proc/self/mountinfo | cut -d" " -f6 | cut -d, -f1 >/srv/said\n'
+    )
+    script = f"{mounted}perl -e '{escape}'\n"
+    recipe = write_script(engine, f"escape-{way}", script)
+    said = layer_of(engine, recipe, "tried", "--offline", "--emulation", way) / "srv/said"
+    assert not (tmp_path / "escaped").exists()
+    assert said.read_text() == "ro\n"
+
+
 def test_a_step_compiles_and_loads_arm64_code(engine: Engine) -> None:
     script = """\
 mkdir /srv/c; cd /srv/c

@@ -56,15 +56,15 @@ def test_the_line_has_the_kernel_s_fields_and_no_more_than_it_takes() -> None:
     fields = line.split(":")
     assert len(fields) == 8
     assert fields[:2] == ["", "pibuild"]
-    assert fields[6:] == ["/c/launcher", "POCF"]
+    assert fields[6:] == ["/run/pibuild/launcher", "POCF"]
     assert len(line) < 1920  # MAX_REGISTER_LENGTH
     assert len(fields[6]) < 256  # BINPRM_BUF_SIZE
 
 
 def test_without_emulation_nothing_is_registered_bound_or_mounted() -> None:
     assert (NONE.registration(), NONE.binds(), NONE.lowers(full_perl=True)) == ("", (), ())
-    assert FULL.registration().endswith(f":{QEMU}:POCF")
-    assert (FULL.binds(), FULL.lowers(full_perl=True)) == ((), ())
+    assert FULL.registration().endswith(":/run/pibuild/qemu:POCF")
+    assert (FULL.binds(), FULL.lowers(full_perl=True)) == (((QEMU, "/run/pibuild/qemu"),), ())
 
 
 def test_stand_ins_bring_their_libraries_below_the_root() -> None:
