@@ -2,7 +2,7 @@
 
     kpartx  device-mapper nodes for the partitions, the root partition mounted read-only
     loop    a loop device that begins and ends with the root partition: no partition nodes at all
-    files   no mount: the root partition's files are taken out with debugfs
+    files   no mount: the root partition's files are read and written one by one
 
 The boot partition is always copied out with mtools: it is small, and the result is the same on kernels without vfat and
 does not depend on mount options. Nothing outlives the process: mounts belong in the caller's private mount namespace,
@@ -29,6 +29,7 @@ from typing import Literal, get_args
 
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
+from builder.ext4_reader import opened_ext4
 from builder.extract import extract_ext4, extract_fat
 from builder.mounts import unmount
 from builder.run import CommandError, find_tool, run
@@ -39,6 +40,9 @@ _SECTOR = 512
 _FAT_TYPES = frozenset({0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E})
 _LINUX_TYPE = 0x83
 _RECOVER = 0x4  # INCOMPAT_RECOVER of the ext4 superblock: the journal has not been replayed
+# What the superblock says of errors (stop the machine) and of its journal (any device) is not followed.
+_SAFE = "ro,nodev,nosuid,noload,errors=continue"
+_NOT_OFFERED = ("permission denied", "not permitted", "unknown filesystem type")  # of mount(8)
 _RECORDS = Path("/run/pibuild/loops")
 _MISC = Path("/proc/misc")  # lists device-mapper where the kernel has it
 _WITHOUT_UDEV = {"DM_DISABLE_UDEV": "1"}
@@ -137,14 +141,20 @@ def attached(image: Path, method: Method, scratch: Path) -> Iterator[Attached]:
     extract_fat(image, layout.boot.start, boot)
     _sweep()
     with contextlib.ExitStack() as stack:
-        mounted = _attach_root(stack, image, layout.root, root, method)
-        if not mounted:
-            extract_ext4(image, layout.root.start, root, scratch=scratch)
+        with opened_ext4(image, layout.root.start, f"{image} partition {layout.root.number}") as system:
+            for _ in system.walk():  # every name is checked before the kernel or anything else meets it
+                pass
+            mounted = _attach_root(stack, image, layout.root, root, method)
+            if not mounted:
+                extract_ext4(system, root)
         yield Attached(layout=layout, boot=boot, root=root, mounted=mounted)
 
 
 def _attach_root(stack: contextlib.ExitStack, image: Path, root: Partition, at: Path, method: Method) -> bool:
-    """Mount the root partition by the first way that works. Returns False when its files have to be taken out."""
+    """Mount the root partition by the first way this machine offers. Returns False when there is none.
+
+    An image that is refused stays refused: it must not choose the way in which it is read.
+    """
     for way in _ways(method):
         try:
             stack.enter_context(_mounted(image, root, at, kpartx=way == "kpartx"))
@@ -194,9 +204,12 @@ def _mounted(image: Path, root: Partition, at: Path, *, kpartx: bool) -> Iterato
 def _mount(source: Path, at: Path) -> None:
     mount = find_tool("mount", package="mount")
     try:
-        run([mount, "-t", "ext4", "-o", "ro,nodev", source, at], what="mounting the root partition", timeout=_LIMIT)
+        run([mount, "-t", "ext4", "-o", _SAFE, source, at], what="mounting the root partition", timeout=_LIMIT)
     except CommandError as error:
-        raise HostError(error.message, hint="use --attach files, which mounts nothing") from error
+        if any(words in error.completed.stderr for words in _NOT_OFFERED):
+            raise HostError(error.message, hint="use --attach files, which mounts nothing") from error
+        hint = "look at it with `e2fsck -fn`; --attach files reads it without the kernel's help"
+        raise InputError(Problem(message=f"the kernel refuses the image: {error.message}", hint=hint)) from error
 
 
 def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:

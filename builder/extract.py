@@ -1,183 +1,170 @@
-"""Take the files out of the partitions of an image without mounting them: debugfs for ext4, mtools for FAT.
+"""Take the files out of the partitions of an image without mounting them.
 
-`debugfs rdump` alone loses hard links, extended attributes, set-user-id bits, device nodes, holes and fractions of a
-second; what debugfs says of every inode (`ls -p`, `stat`, `ea_get`) puts them back.
+An ext file system is read by `ext4_reader`, and written with what every inode holds: hard links, extended attributes,
+set-user-id bits, device nodes, holes and fractions of a second. debugfs' `rdump` loses all of these, and follows what
+an image puts in its way: a symbolic link and a directory of one name, a name with slashes. Here every name is checked
+when it is read, and made below a descriptor of its directory, which was reached without following anything.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-from builder.errors import HostError
+from builder.errors import InputError, Problem
+from builder.ext4_reader import Ext4Reader
+from builder.readonly_fs import Entry, Kind
 from builder.run import find_tool, run
 
-_ROOT_INODE = 2  # Documentation/filesystems/ext4/special_inodes.rst
-_SECTOR = 512
-_LISTED = re.compile(r"/(\d+)/(\d{6})/(\d+)/(\d+)/(.*)/(\d*)/")  # inode, octal mode, uid, gid, name, size
-_TIME = re.compile(r" (a|m)time: 0x([0-9a-f]{8})(?::([0-9a-f]{8}))? ")  # seconds; nanoseconds << 2 | epoch
-_XATTR = re.compile(r"  ([a-z]+\.\S+) \(\d+\)")
-_DEVICE = re.compile(r"Device major/minor number: (\d+):(\d+)")
+_TYPES: dict[Kind, int] = {
+    "character": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+    "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+}
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+# What the kernel says of things that no system could have made; a full disk and the like are not the image's.
+_NOT_OURS = frozenset(
+    {
+        errno.E2BIG,
+        errno.EFBIG,
+        errno.EINVAL,
+        errno.EMLINK,
+        errno.ENAMETOOLONG,
+        errno.EOPNOTSUPP,
+        errno.EOVERFLOW,
+        errno.ERANGE,
+    }
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Listed:
-    """One name in a directory, and the owner and mode of its inode."""
+def extract_ext4(system: Ext4Reader, into: Path) -> None:
+    """Copy an ext file system into the empty directory `into`, with all its inodes hold.
 
-    path: str  # relative to the root, "" for the root itself
-    inode: int
-    mode: int
-    uid: int
-    gid: int
-
-
-@dataclass(slots=True, kw_only=True)
-class _Inode:
-    """What `debugfs stat` says beyond the listing. Times in ns since 1970, `blocks` of 512 bytes."""
-
-    atime: int = 0
-    mtime: int = 0
-    blocks: int = 0
-    device: int = 0
-    xattrs: list[str] = field(default_factory=list)
-
-
-def extract_ext4(image: Path, offset: int, into: Path, *, scratch: Path) -> None:
-    """Copy an ext file system at `offset` bytes of an image into the empty directory `into`, with all its inodes hold.
-
-    Needs root (owners, device nodes, capabilities). Raises HostError where debugfs cannot read the file system.
+    Needs root (owners, device nodes, capabilities). Raises InputError for a file system that is damaged or hostile.
     """
-    source = f"{image}?offset={offset}"
-    _debugfs(source, [f'rdump / "{into}"'], scratch)
-    names = list(_list_tree(source, scratch))
-    inodes = _read_inodes(source, sorted({name.inode for name in names}), scratch)
-    _link_and_make(into, names, inodes)
-    values = _read_xattrs(source, inodes, scratch)
-    for name in reversed(names):  # a directory comes after what it holds, which would change its times
-        _restore(into / name.path, name, inodes[name.inode], values.get(name.inode, {}))
+    with _opened(into) as top:
+        _Extraction(system, top).run()
 
 
-def _debugfs(source: str, requests: Sequence[str], scratch: Path) -> str:
-    """Run debugfs with a list of requests. It always exits with 0; what it complains of stands on stderr."""
-    script = scratch / "debugfs.requests"
-    script.write_text("".join(f"{request}\n" for request in requests))
-    done = run([find_tool("debugfs", package="e2fsprogs"), "-f", script, source], what="reading the root partition")
-    script.unlink()
-    complaints = done.stderr.strip().splitlines()[1:]  # the first line is the version
-    if complaints:
-        said = "\n".join(complaints[:10])
-        raise HostError(f"{source}: debugfs cannot read the file system\n{said}", hint="check it with `e2fsck -fn`")
-    return done.stdout
+class _Extraction:
+    """One file system on its way into a directory."""
 
+    def __init__(self, system: Ext4Reader, top: int) -> None:
+        self._system = system
+        self._top = top
+        self._left = system.size  # bytes of content; blocks that many files share would fill the disk
+        self._firsts: dict[int, Entry] = {}
 
-def _list_tree(source: str, scratch: Path) -> Iterator[_Listed]:
-    """Yield every name, a directory before what it holds; one debugfs run for each level of directories."""
-    level = [_Listed(path="", inode=_ROOT_INODE, mode=0, uid=0, gid=0)]
-    while level:
-        listing = _debugfs(source, [f"ls -p <{directory.inode}>" for directory in level], scratch)
-        blocks = listing.split("debugfs: ls -p ")[1:]
-        if len(blocks) != len(level):
-            raise HostError(f"{source}: debugfs listed {len(blocks)} of {len(level)} directories")
-        below = []
-        for directory, block in zip(level, blocks, strict=True):
-            for name in _parse_listing(directory.path, block):
-                yield name
-                if name.path and stat.S_ISDIR(name.mode):
-                    below.append(name)
-        level = below
+    def run(self) -> None:
+        """Make everything; a directory's own times come last, for what is made in it changes them."""
+        directories = [self._system.top]
+        for directory in directories:
+            with self._inside(directory.path) as at:
+                for entry in self._system.children(directory).values():
+                    with _told(self._system, entry):
+                        self._make(at, entry)
+                    if entry.directory:
+                        directories.append(entry)
+        for directory in reversed(directories):
+            with _told(self._system, directory), self._inside(directory.path) as at:
+                self._restore(at, directory)
 
+    @contextlib.contextmanager
+    def _inside(self, path: str) -> Iterator[int]:
+        """Open a directory that was made, name by name from the top."""
+        at = os.dup(self._top)
+        try:
+            for name in path.split("/"):
+                if name:
+                    below = os.open(name, _DIRECTORY, dir_fd=at)
+                    os.close(at)
+                    at = below
+            yield at
+        finally:
+            os.close(at)
 
-def _parse_listing(directory: str, block: str) -> Iterator[_Listed]:
-    """Yield a directory's names; `.` of the root is the root itself, all other dots are left out."""
-    for line in block.splitlines()[1:]:
-        if not line:
-            continue
-        match = _LISTED.fullmatch(line)
-        if match is None:
-            raise HostError(f"debugfs: a name in /{directory} cannot be read: {line!r}", hint="use --attach loop")
-        inode, mode, uid, gid, name = int(match[1]), int(match[2], 8), int(match[3]), int(match[4]), match[5]
-        if inode == 0 or name == ".." or (name == "." and directory):
-            continue
-        path = "" if name == "." else f"{directory}/{name}".lstrip("/")
-        yield _Listed(path=path, inode=inode, mode=mode, uid=uid, gid=gid)
-
-
-def _read_inodes(source: str, numbers: Sequence[int], scratch: Path) -> dict[int, _Inode]:
-    said = _debugfs(source, [f"stat <{number}>" for number in numbers], scratch)
-    blocks = re.split(r"^debugfs: stat <(\d+)>$", said, flags=re.MULTILINE)[1:]
-    inodes = {int(number): _parse_inode(text) for number, text in zip(blocks[::2], blocks[1::2], strict=True)}
-    if len(inodes) != len(numbers):
-        raise HostError(f"{source}: debugfs described {len(inodes)} of {len(numbers)} inodes")
-    return inodes
-
-
-def _parse_inode(text: str) -> _Inode:
-    found = _Inode()
-    for which, seconds, extra in _TIME.findall(text):
-        low, high = int(seconds, 16), int(extra or "0", 16)
-        signed = low - (1 << 32) if low & 1 << 31 else low
-        time = (signed + ((high & 3) << 32)) * 1_000_000_000 + (high >> 2)
-        if which == "a":
-            found.atime = time
+    def _make(self, at: int, entry: Entry) -> None:
+        if entry.directory:
+            os.mkdir(entry.name, 0o700, dir_fd=at)
+            return
+        first = self._firsts.setdefault(entry.inode, entry)
+        if first is not entry:
+            with self._inside(first.path.rpartition("/")[0]) as there:
+                os.link(first.name, entry.name, src_dir_fd=there, dst_dir_fd=at, follow_symlinks=False)
+            return
+        if entry.kind == "symlink":
+            os.symlink(entry.target, entry.name, dir_fd=at)
+            self._restore_link(at, entry)
+            return
+        if entry.kind == "file":
+            made = os.open(entry.name, _NEW, 0o600, dir_fd=at)
         else:
-            found.mtime = time
-    if match := re.search(r"Blockcount: (\d+)", text):
-        found.blocks = int(match[1])
-    if match := _DEVICE.search(text):
-        found.device = os.makedev(int(match[1]), int(match[2]))
-    if "Extended attributes:\n" in text:
-        for line in text.partition("Extended attributes:\n")[2].splitlines():
-            match = _XATTR.match(line)
-            if match is None:
-                break
-            found.xattrs.append(match[1])
-    return found
+            os.mknod(entry.name, _TYPES[entry.kind] | 0o600, os.makedev(*entry.device), dir_fd=at)
+            made = os.open(entry.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=at)
+        try:
+            if entry.kind == "file":
+                self._write(made, entry)
+            self._restore(made, entry)
+        finally:
+            os.close(made)
+
+    def _write(self, file: int, entry: Entry) -> None:
+        for position, piece in self._system.data(entry):
+            self._left -= len(piece)
+            if self._left < 0:
+                hint = "check it with `e2fsck -fn`, or fetch the image again"
+                what = f"{entry.path}: files share blocks, all in all more than the file system has"
+                raise InputError(Problem(message=what, hint=hint))
+            os.pwrite(file, piece, position)
+        os.ftruncate(file, entry.size)
+
+    def _restore(self, made: int, entry: Entry) -> None:
+        """Give an inode what it had: the owner first, for it takes set-user-id bits and capabilities away.
+
+        /proc/self/fd leads to the very inode that was made: a device node cannot be opened to be changed.
+        """
+        path = Path(f"/proc/self/fd/{made}")
+        os.chown(path, entry.uid, entry.gid)
+        path.chmod(entry.mode)
+        for key, value in self._system.xattrs(entry).items():
+            os.setxattr(path, key, value)
+        os.utime(path, ns=self._system.times(entry))
+
+    def _restore_link(self, at: int, entry: Entry) -> None:
+        os.chown(entry.name, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
+        path = f"/proc/self/fd/{at}/{entry.name}"
+        for key, value in self._system.xattrs(entry).items():
+            os.setxattr(path, key, value, follow_symlinks=False)
+        os.utime(entry.name, ns=self._system.times(entry), dir_fd=at, follow_symlinks=False)
 
 
-def _read_xattrs(source: str, inodes: dict[int, _Inode], scratch: Path) -> dict[int, dict[str, bytes]]:
-    """Return the extended attributes' values by inode and name."""
-    wanted = [(number, name) for number, inode in inodes.items() for name in inode.xattrs]
-    files = [scratch / f"xattr-{index}" for index in range(len(wanted))]
-    requests = [f'ea_get -f "{file}" <{number}> {name}' for file, (number, name) in zip(files, wanted, strict=True)]
-    if requests:
-        _debugfs(source, requests, scratch)
-    values: dict[int, dict[str, bytes]] = {}
-    for file, (number, name) in zip(files, wanted, strict=True):
-        values.setdefault(number, {})[name] = file.read_bytes()
-        file.unlink()
-    return values
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    made = os.open(directory, _DIRECTORY)
+    try:
+        yield made
+    finally:
+        os.close(made)
 
 
-def _link_and_make(into: Path, names: Sequence[_Listed], inodes: dict[int, _Inode]) -> None:
-    """Make hard links of what rdump copied twice, and the nodes that it leaves out."""
-    firsts: dict[int, Path] = {}
-    for name in names:
-        path = into / name.path
-        if stat.S_ISDIR(name.mode):
-            continue
-        if name.inode in firsts:
-            path.unlink(missing_ok=True)
-            os.link(firsts[name.inode], path, follow_symlinks=False)
-            continue
-        firsts[name.inode] = path
-        if not (stat.S_ISREG(name.mode) or stat.S_ISLNK(name.mode)):
-            os.mknod(path, name.mode, inodes[name.inode].device)
-        elif stat.S_ISREG(name.mode) and inodes[name.inode].blocks * _SECTOR < path.stat().st_size:
-            run([find_tool("fallocate", package="util-linux"), "--dig-holes", path])
-
-
-def _restore(path: Path, name: _Listed, inode: _Inode, xattrs: dict[str, bytes]) -> None:
-    """Give a file what its inode had: the owner first, for it takes set-user-id bits and capabilities away."""
-    os.chown(path, name.uid, name.gid, follow_symlinks=False)
-    if not stat.S_ISLNK(name.mode):
-        path.chmod(stat.S_IMODE(name.mode))
-    for key, value in xattrs.items():
-        os.setxattr(path, key, value, follow_symlinks=False)
-    os.utime(path, ns=(inode.atime, inode.mtime), follow_symlinks=False)
+@contextlib.contextmanager
+def _told(system: Ext4Reader, entry: Entry) -> Iterator[None]:
+    """Name the file when the kernel refuses what the image says of it."""
+    try:
+        yield
+    except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in _NOT_OURS:
+            raise
+        hint = "no system makes such a file: do not use this image"
+        raise InputError(
+            Problem(message=f"{system.name}: {entry.path!r} cannot be made: {error}", hint=hint)
+        ) from error
 
 
 def extract_fat(image: Path, offset: int, into: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import attach, mounts
+from builder import attach
 from builder.attach import Method, attached
 from builder.base_image import BaseFacts, PartitionFacts, ingest, obtain_image, resolve_image, unpack
 from builder.errors import FetchError, HostError, InputError
@@ -25,6 +24,7 @@ from builder.run import run, spawn
 from tests.signing import Signer, signer
 from tests.system import images
 from tests.system.images import RASPIOS, UBUNTU, Style
+from tests.system.privacy import private_mounts
 from tests.web import Web, serve
 
 pytestmark = [pytest.mark.root, pytest.mark.network]
@@ -49,21 +49,9 @@ def without_boot(tree: dict[str, tuple[object, ...]]) -> dict[str, tuple[object,
 
 @pytest.fixture(autouse=True)
 def mount_namespace() -> Iterator[None]:
-    """Mount as a build does, in a namespace of our own: a neighbour's new namespace would copy our mounts."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    directory = Path.cwd()
-    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
-    try:
-        assert libc.unshare(mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-        mounts.mount("none", Path("/"), flags=mounts.MS_REC | mounts.MS_PRIVATE)
-        before = Path("/proc/thread-self/mountinfo").read_text()
+    """Mount as a build does."""
+    with private_mounts():
         yield
-        left = Path("/proc/thread-self/mountinfo").read_text()
-        assert libc.setns(outside, mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-        os.chdir(directory)
-        assert left == before
-    finally:
-        os.close(outside)
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,8 @@ def test_owners_modes_devices_attributes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("-O", "^extent,^64bit"), ("-b", "1024"), ("-I", "128"), ("-O", "64bit,ea_inode")]
+    "options",
+    [(), ("-O", "^extent,^64bit"), ("-b", "1024"), ("-I", "128"), ("-O", "64bit,ea_inode")],
 )
 def test_contents_of_every_shape(tmp_path: Path, options: tuple[str, ...]) -> None:
     big = bytes(range(256)) * 4 * 1500
@@ -118,6 +119,14 @@ def test_contents_of_every_shape(tmp_path: Path, options: tuple[str, ...]) -> No
         assert [entry.name for entry in image.root.list("/many")] == [name.removeprefix("many/") for name in names]
         walked = {entry.path.lstrip("/") for entry in image.root.walk() if not entry.directory}
         assert walked == set(root)
+
+
+def test_contents_that_lie_in_their_inodes(tmp_path: Path) -> None:
+    files: dict[str, bytes | Link] = {f"few/{size}": bytes(range(1, 251))[:size] for size in (0, 1, 60, 61, 100, 250)}
+    layout = replace(DEBIAN, root={**DEBIAN.root, **files}, mke2fs=("-O", "inline_data", "-I", "512"))
+    with open_image(make_image(tmp_path / "a.img", layout)) as image:
+        assert {f"few/{entry.name}": image.root.read(entry.path) for entry in image.root.list("/few")} == files
+        assert image.root.xattrs(image.root.stat("/few/250")) == {}
 
 
 def test_unwritten_extents_are_zeros(tmp_path: Path) -> None:
