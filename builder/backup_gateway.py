@@ -21,6 +21,7 @@ from builder.node_state import backup_ca, make_state
 from builder.run import Completed, find_tool, run
 from builder.scratch import temporary
 
+GIVEN = "restic.given"  # in a node's state: it has, or may have, the passwords of the rotation under way
 PROGRAM = Path("/usr/local/lib/pibuild/backup-gateway")
 _OWN = Path(__file__).resolve().parents[1] / "overlays/backup-gateway" / PROGRAM.relative_to("/")
 # 256 random bits need no slow hash, and the server hashes with every request
@@ -105,14 +106,18 @@ def users(inventory: Inventory, netboot: Netboot) -> bytes:
     """Return who is let in, as the gateway's program reads it; makes missing state. The directory's lock must be held.
 
     A line a node that is backed up: name, bcrypt of its password for the server, password of its repository. While a
-    rotation is under way that is the new one.
+    rotation is under way those are what the node has: the new ones from when it is given them.
     """
     nodes = tuple(node for node in inventory.nodes if node.backup)
     make_state(netboot, nodes)
     lines = []
     for node in nodes:
-        password = latest(netboot, node, "restic-password")
-        lines.append(f"{node.name} {bcrypt(latest(netboot, node, 'restic-http-password'))} {password}\n")
+        given = (netboot.state / node.name / GIVEN).is_file()
+        password, server = (
+            latest(netboot, node, name) if given else (netboot.state / node.name / name).read_text().strip()
+            for name in ("restic-password", "restic-http-password")
+        )
+        lines.append(f"{node.name} {bcrypt(server)} {password}\n")
     return "".join(lines).encode()
 
 

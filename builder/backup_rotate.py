@@ -2,19 +2,21 @@
 
 In an order that a power cut or a dead node between any two steps leaves repairable by running it again: the new
 passwords are written down, the repository gets the new key, the node gets them, the gateway does, the state does, and
-last the old keys are removed. Until then the old ones open the repository, too.
+last the old keys are removed. Until then the old ones open the repository, too. The state says how far it came: whoever
+lets nodes in knows which passwords a node has, and no rotation adds a key before those of earlier ones are gone.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.backup import Repository, is_nothing, node_files, own_ca, repository
-from builder.backup_gateway import Gateway, Shell, latest, users
+from builder.backup_gateway import GIVEN, Gateway, Shell, latest, users
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
 from builder.netboot import Netboot, write
@@ -24,8 +26,11 @@ from builder.personalise import NodeFile
 
 SECRETS = ("restic-http-password", "restic-password")
 _BEFORE = "restic-password.before"
+_RETIRE = "restic.retire"  # the repository may have keys that are to be removed
 _PROGRAM = "/usr/local/lib/pibuild/backup"
 _PATIENCE = 120  # seconds
+_IN_USE = 60.0  # seconds that somebody else's lock on the repository is waited for
+_LOCKED = "already locked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,26 +63,50 @@ class Rotation:
                 if reachable is not None:
                     reachable.check()
             home = self.netboot.state / self.node.name
+            removed = self._finish_former()
+            if not self._under_way():
+                (home / GIVEN).unlink(missing_ok=True)
             for name in SECRETS:
                 if not (home / f"{name}.next").is_file():
                     write(home / f"{name}.next", f"{secrets.token_hex(32)}\n".encode(), 0o600)
             there = self._add_key()
+            write(home / GIVEN, b"", 0o600)
             roots = self._fill_roots()
             if shell is not None:
                 self._tell(shell)
             if self.gateway is not None:
                 self.gateway.call("users", stdin=users(self.inventory, self.netboot))
-            if not there:
-                # a disk that was not mounted looks the same: the next rotation tries these passwords as well
-                kept = [*self._passwords_before(), (home / "restic-password").read_text().strip()]
-                write(home / _BEFORE, "".join(f"{password}\n" for password in kept).encode(), 0o600)
-            for name in SECRETS:
-                (home / f"{name}.next").replace(home / name)
-            self.netboot.flush()
-            removed = self._remove_keys() if there else 0
-            if there:
-                (home / _BEFORE).unlink(missing_ok=True)
+            self._keep(there=there)
+            removed += self._remove_keys() if there else 0
         return Rotated(node=self.node.name, repository=there, roots=roots, pushed=self.push, removed=removed)
+
+    def _keep(self, *, there: bool) -> None:
+        """Make the new passwords those of the state."""
+        home = self.netboot.state / self.node.name
+        if there:
+            write(home / _RETIRE, b"", 0o600)
+        else:
+            # a disk that was not mounted looks the same: the next rotation tries these passwords as well
+            kept = [*self._passwords_before(), (home / "restic-password").read_text().strip()]
+            write(home / _BEFORE, "".join(f"{password}\n" for password in kept).encode(), 0o600)
+        for name in SECRETS:
+            (home / f"{name}.next").replace(home / name)
+        (home / GIVEN).unlink()
+        self.netboot.flush()
+
+    def _under_way(self) -> bool:
+        """Whether a rotation that did not come to its end left passwords that go on being the next ones."""
+        return any((self.netboot.state / self.node.name / f"{name}.next").is_file() for name in SECRETS)
+
+    def _finish_former(self) -> int:
+        """Remove the keys that an earlier rotation came to and did not remove; return how many."""
+        home = self.netboot.state / self.node.name
+        if self._under_way() or not (home / _RETIRE).is_file():
+            return 0
+        now = repository(self.inventory, self.netboot, self.node)
+        if is_nothing(now.restic("cat", "config", timeout=_PATIENCE, check=False)):
+            return 0
+        return self._remove_keys()
 
     def _passwords_before(self) -> list[str]:
         path = self.netboot.state / self.node.name / _BEFORE
@@ -111,6 +140,7 @@ class Rotation:
             if is_nothing(opened):
                 return False
             if opened.returncode == 0:
+                one.restic("unlock", timeout=_PATIENCE)  # what a rotation that was killed here has left
                 if one.password != new:
                     following = self.netboot.state / self.node.name / "restic-password.next"
                     one.restic("key", "add", "--new-password-file", following, timeout=_PATIENCE)
@@ -145,15 +175,33 @@ class Rotation:
         return filled
 
     def _remove_keys(self) -> int:
-        """Remove every key but the one that opens now; return how many."""
+        """Remove every key but the one that opens now; return how many. Raises CommandError, HostError."""
         if self.gateway is not None:
-            said = self.gateway.call("retire", self.node.name).stdout
-            return said.count("removed key")
+            removed = self.gateway.call("retire", self.node.name).stdout.count("removed key")
+        else:
+            removed = self._remove_from_afar()
+        home = self.netboot.state / self.node.name
+        for name in (_BEFORE, _RETIRE):
+            (home / name).unlink(missing_ok=True)
+        self.netboot.flush()
+        return removed
+
+    def _remove_from_afar(self) -> int:
+        """Remove the old keys where no gateway does, once nobody has the repository locked."""
         now = repository(self.inventory, self.netboot, self.node)
         keys = json.loads(now.restic("key", "list", "--json", timeout=_PATIENCE).stdout)
-        old = [key["id"] for key in keys if not key["current"]]
+        old = [str(key["id"]) for key in keys if not key["current"]]
+        now.restic("unlock", timeout=_PATIENCE)
+        deadline = time.monotonic() + _IN_USE
         for key in old:
-            now.restic("key", "remove", key, timeout=_PATIENCE)
+            while (done := now.restic("key", "remove", key, timeout=_PATIENCE, check=False)).returncode != 0:
+                if _LOCKED not in done.stderr:
+                    done.raise_for_status(what=f"removing an old key from {now.url}")
+                if time.monotonic() > deadline:
+                    hint = f"in half an hour at the latest: sudo pibuild backup rotate {self.node.name}"
+                    raise HostError(f"{now.url} is in use: the old passwords still open it", hint=hint)
+                time.sleep(min(5.0, _IN_USE / 4))
+                now.restic("unlock", timeout=_PATIENCE)
         return len(old)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,13 +17,14 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
+from builder import backup_rotate
 from builder.backup import repository, restore, snapshots
-from builder.backup_gateway import Gateway
+from builder.backup_gateway import Gateway, let_in
 from builder.backup_rotate import rotate
 from builder.console import note
-from builder.errors import InputError
+from builder.errors import HostError, InputError
 from builder.hashing import file_digest
-from builder.run import CommandError, run
+from builder.run import CommandError, run, spawn
 from tests.system.fleet_backup import NODES, PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
 from tests.trixie import program, unpacked
 
@@ -190,12 +193,105 @@ def test_a_rotation_that_was_stopped_is_finished_by_the_next(fleet: Fleet) -> No
         users = fleet.home / "gateway/users.htpasswd"
         let_in = users.read_text()
         retiring = Gateway(environment={**gateway.environment, "GATEWAY_STORE": "/nonexistent"})
-        rotate(fleet.inventory, fleet.netboot, node, gateway=retiring)  # as far as the state, the old key still there
+        with pytest.raises(CommandError, match="no repository"):  # as far as the state, the old key still there
+            rotate(fleet.inventory, fleet.netboot, node, gateway=retiring)
         assert users.read_text() != let_in
+        assert len(list((fleet.store / "yellow1/keys").iterdir())) == 2
+        for _ in range(2):  # nor does one that cannot remove the old keys add to them
+            with pytest.raises(CommandError, match="no repository"):
+                rotate(fleet.inventory, fleet.netboot, node, gateway=retiring)
         assert len(list((fleet.store / "yellow1/keys").iterdir())) == 2
         assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 2
         assert fleet.on_store("yellow1", "snapshots", password=old.password).returncode == WRONG_PASSWORD
         assert fleet.back_up("yellow1").returncode == 0
+
+
+def leave_a_lock(fleet: Fleet, host: str) -> None:
+    """Kill a restic of some machine while it has yellow1's repository locked."""
+    locks = fleet.store / "yellow1/locks"
+    reading, writing = os.pipe()
+    script = f'hostname {host}; exec "$0" -r "$1" --no-cache backup --stdin --host yellow1 </dev/fd/{reading}'
+    argv = ["unshare", "--uts", "sh", "-c", script, fleet.local / "bin/restic.real", fleet.store / "yellow1"]
+    before, env = set(locks.iterdir()), {"RESTIC_PASSWORD": fleet.secret("yellow1", "restic-password")}
+    with spawn(argv, env=env, pass_fds=[reading]) as process:
+        deadline = time.monotonic() + 20
+        while set(locks.iterdir()) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_locks_that_kills_and_power_cuts_left_keep_no_old_key(fleet: Fleet) -> None:
+    node = fleet.inventory.node("yellow1")
+    with fleet.served() as gateway:
+        assert fleet.back_up("yellow1").returncode == 0
+        old = repository(fleet.inventory, fleet.netboot, node)
+        leave_a_lock(fleet, "yellow1")  # of a node that lost its power, and may be at it for all that anybody knows
+        leave_a_lock(fleet, socket.gethostname())
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 1
+        assert len(list((fleet.store / "yellow1/keys").iterdir())) == 1
+        assert len(list((fleet.store / "yellow1/locks").iterdir())) == 1  # what this machine left is gone
+        assert fleet.on_store("yellow1", "snapshots", password=old.password).returncode == WRONG_PASSWORD
+        assert fleet.back_up("yellow1").returncode == 0
+
+
+def test_without_a_gateway_a_locked_repository_gets_no_further_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    fleet = make_fleet(tmp_path, repository=str(store))
+    node = fleet.inventory.node("yellow1")
+    store.mkdir(exist_ok=True)
+    first = fleet.secret("yellow1", "restic-password")
+    made = fleet.on_store("yellow1", "init", "--repository-version", "1", password=first)
+    assert made.returncode == 0, made.stderr
+    leave_a_lock(fleet, "yellow1")
+    monkeypatch.setattr(backup_rotate, "_IN_USE", 0.2)
+    for _ in range(3):
+        with pytest.raises(HostError, match="is in use"):
+            rotate(fleet.inventory, fleet.netboot, node, gateway=None)
+        assert len(list((store / "yellow1/keys").iterdir())) == 2
+    for lock in (store / "yellow1/locks").iterdir():
+        lock.unlink()
+    leave_a_lock(fleet, socket.gethostname())
+    assert rotate(fleet.inventory, fleet.netboot, node, gateway=None).removed == 2
+    assert fleet.on_store("yellow1", "snapshots", password=first).returncode == WRONG_PASSWORD
+
+
+def test_whom_the_gateway_lets_in_after_a_rotation_that_failed(fleet: Fleet) -> None:
+    node = fleet.inventory.node("yellow1")
+    with fleet.served() as gateway:
+        assert fleet.back_up("yellow1").returncode == 0
+        shutil.move(fleet.store / "yellow1/keys", fleet.home / "keys")
+        with pytest.raises(HostError, match="does not open"):
+            rotate(fleet.inventory, fleet.netboot, node, gateway=gateway)
+        shutil.move(fleet.home / "keys", fleet.store / "yellow1/keys")
+        let_in(fleet.inventory, fleet.netboot, gateway)
+        done = fleet.back_up("yellow1")
+        assert done.returncode == 0, done.stdout
+        gateway.call("upkeep")
+        broken = Gateway(environment={**gateway.environment, "GATEWAY_ETC": "/nonexistent"})
+        with pytest.raises(CommandError, match="on the gateway"):  # by now the node has the new ones
+            rotate(fleet.inventory, fleet.netboot, node, gateway=broken)
+        let_in(fleet.inventory, fleet.netboot, gateway)
+        assert fleet.back_up("yellow1").returncode == 0
+        assert rotate(fleet.inventory, fleet.netboot, node, gateway=gateway).removed == 1
+        let_in(fleet.inventory, fleet.netboot, gateway)
+        assert fleet.back_up("yellow1").returncode == 0
+
+
+def test_a_repository_below_a_nodes_own_is_seen(fleet: Fleet) -> None:
+    with fleet.served() as gateway:
+        assert fleet.back_up("yellow1").returncode == 0
+        gateway.call("upkeep")
+        mine = {"user": "yellow1", "password": fleet.secret("yellow1", "restic-http-password")}
+        assert answer(fleet, "POST", "/yellow1/sub/?create=true", **mine) == 200
+        with pytest.raises(CommandError, match=r"yellow1/sub is no part of a repository"):
+            gateway.call("upkeep")
+        figures = read_metrics(fleet.home / "textfile/backup-gateway.prom")
+        assert figures['edge_backup_gateway_exit_code{repository="yellow1"}'] == 65
 
 
 def test_a_store_that_was_not_mounted_is_opened_again_by_the_next_rotation(fleet: Fleet) -> None:
