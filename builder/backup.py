@@ -24,6 +24,7 @@ from builder.run import Completed, find_tool, run
 _NO_REPOSITORY = 10  # exit code
 _NOTHING = ("<config/> does not exist", "no such file", "file does not exist", "specified key does not exist")
 _PATIENCE = 120  # seconds to list or open a repository
+_RESTORING = ".pibuild-restoring"  # in a directory that a restore has not come to the end of
 _TEMPLATES = Path(__file__).resolve().parents[1] / "overlays/node/etc/pibuild"
 
 
@@ -166,18 +167,42 @@ def snapshots(of: Repository) -> tuple[Snapshot, ...]:
 def restore(of: Repository, to: Path, *, snapshot: str = "latest", include: Sequence[str] = ()) -> int:
     """Bring a snapshot, or the paths `include` of it, back below a directory; return how many files are there then.
 
-    Raises InputError for a directory that has something in it, CommandError.
+    One that was stopped goes on when it is called for again. The directory is made for its owner alone: what a node has
+    backed up may be setuid. Raises InputError for a directory that has something else in it, CommandError.
     """
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if snapshot == "latest":
+        own = [one.id for one in snapshots(of) if one.host == of.node]
+        if not own:
+            hint = f"pibuild backup list {of.node}, and --snapshot ID for one of another host"
+            raise InputError(Problem(message=f"{of.node} has no snapshot of its own", hint=hint))
+        snapshot = own[-1]
+    marker = to / _RESTORING
+    order = json.dumps([of.node, snapshot, *include])
+    if to.exists() and not _goes_on(to, order):
         hint = "name a new directory: what is there would be mixed with what comes back"
         raise InputError(Problem(message=f"{to} is not an empty directory", hint=hint))
-    words: list[str | Path] = ["restore", snapshot, "--no-lock", "--target", to]
-    words += ["--host", of.node] if snapshot == "latest" else []
-    for path in include:
-        words += ["--include", path]
-    of.restic(*words)
-    restored = sum(1 for path in to.rglob("*") if path.is_symlink() or path.is_file())
+    try:
+        to.mkdir(mode=0o700, parents=True, exist_ok=True)
+        marker.write_text(order)
+        words: list[str | Path] = ["restore", snapshot, "--no-lock", "--target", to]
+        for path in include:
+            words += ["--include", path]
+        of.restic(*words)
+        restored = sum(1 for path in to.rglob("*") if path.is_symlink() or path.is_file()) - 1
+        marker.unlink()
+    except OSError as error:
+        raise HostError(f"{error.filename or to}: {error.strerror}", hint="--to another directory") from error
     if include and not restored:
         hint = f"pibuild backup list {of.node}; a path as it is on the node: /etc/hostname"
         raise InputError(Problem(message=f"nothing in snapshot {snapshot} is called {', '.join(include)}", hint=hint))
     return restored
+
+
+def _goes_on(to: Path, order: str) -> bool:
+    """Whether a directory is empty, or what the same order left that was stopped."""
+    if not to.is_dir():
+        return False
+    marker = to / _RESTORING
+    if marker.is_file() and not marker.is_symlink():
+        return marker.read_bytes()[:65536].decode(errors="replace") == order
+    return not any(to.iterdir())

@@ -61,6 +61,11 @@ class Fleet:
         nodes = self.inventory.select(NODES)
         explode(self.inventory, nodes, self.netboot.dest, ExplodeOptions(image=self.image, method="copy"))
 
+    def renew_image(self, etc: Mapping[str, str]) -> None:
+        """Make the nodes' roots of another image, with these files in its /etc."""
+        _make_image(self.image, etc)
+        self.explode()
+
     def root(self, node: str) -> Path:
         return (self.netboot.dest / "nfs" / node).resolve()
 
@@ -178,9 +183,9 @@ def _keep_arguments(path: Path) -> None:
     path.chmod(0o755)
 
 
-def _make_image(image: Path) -> None:
-    """Make a generation with just what a node's root needs to run the backup's programs."""
-    image.write_text("small")
+def _make_image(image: Path, etc: Mapping[str, str] | None = None) -> None:
+    """Make a generation with just what a node's root needs to run the backup's programs, and more files in its /etc."""
+    image.write_text(f"small {sorted((etc or {}).items())}")
     digest = file_digest(image)
     home = image.parent / "netboot/generations" / digest[:12]
     root = home / "root"
@@ -191,6 +196,9 @@ def _make_image(image: Path) -> None:
     for link in ("bin", "sbin", "lib", "lib64"):
         (root / link).symlink_to(f"usr/{link}")
     (root / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n")
+    for name, text in (etc or {}).items():
+        (root / "etc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "etc" / name).write_text(text)
     (root / "etc/fstab").write_text("LABEL=r / ext4 defaults 0 1\n")
     (root / "usr/share/zoneinfo/Europe/Athens").write_text("tz")
     (home / "boot").mkdir()

@@ -88,17 +88,85 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
         assert {name: file_digest(app / name) for name in before} == before
         facts = (app / "settings.json").stat()
         assert (facts.st_uid, facts.st_gid, facts.st_mode & 0o777) == (1000, 1000, 0o640)
-        assert (root / "etc/hostname").read_text() == "yellow1\n"
+        assert (root / "etc/hostname").read_text() == "somebody else\n"
         assert fstab.read_text() == "of the root that runs\n"
 
         restore(of, tmp_path / "whole")
         assert file_digest(tmp_path / "whole/var/lib/pibuild/app/data.db") == before["data.db"]
         one = restore(of, tmp_path / "one", include=["/etc/hostname"], snapshot=snapshots(of)[0].id)
         assert (one, (tmp_path / "one/etc/hostname").read_text()) == (1, "yellow1\n")
-        with pytest.raises(InputError, match="nothing in snapshot latest is called /etc/nonesuch"):
+        with pytest.raises(InputError, match=r"nothing in snapshot [0-9a-f]+ is called /etc/nonesuch"):
             restore(of, tmp_path / "none", include=["/etc/nonesuch"])
         with pytest.raises(InputError, match="is not an empty directory"):
             restore(of, tmp_path / "one")
+        assert (tmp_path / "one").stat().st_mode & 0o777 == 0o700
+
+        packs = fleet.store / "yellow1/data"
+        shutil.move(packs, fleet.home / "data")
+        with pytest.raises(CommandError):
+            restore(of, tmp_path / "stopped")
+        shutil.move(fleet.home / "data", packs)
+        with pytest.raises(InputError, match="is not an empty directory"):  # goes on, and with nothing else
+            restore(of, tmp_path / "stopped", include=["/etc"])
+        restore(of, tmp_path / "stopped")
+        assert file_digest(tmp_path / "stopped/var/lib/pibuild/app/data.db") == before["data.db"]
+        assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"etc", "var"}
+
+
+def test_a_recovery_leaves_what_a_new_image_and_the_inventory_own(fleet: Fleet) -> None:
+    """Onto a root of another image: the person's changes and the node's data come back, the old image does not."""
+    program, restore_on_node = "/usr/local/lib/pibuild/backup-baseline", "/usr/local/sbin/pibuild-restore"
+    etc = fleet.root("yellow1") / "etc"
+    wants = etc / "systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    owned = ("shadow", "group", "hosts", "timezone", "rancher/k3s/config.yaml", "old-package.conf", "tuned.conf")
+    for name in owned:
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        (etc / name).write_text(f"{name} of the old image\n")
+    (wants / "old.service").symlink_to("/usr/lib/systemd/system/old.service")
+    first = fleet.on("yellow1", program, "write")
+    assert first.returncode == 0, first.stdout
+
+    fill(fleet.root("yellow1"))
+    for name in ("passwd", "shadow", "hosts", "tuned.conf", "fstab"):
+        (etc / name).write_text(f"{name}, changed by a person\n")
+    (etc / "app").mkdir(mode=0o750)
+    os.chown(etc / "app", 0, 1000)
+    (etc / "app/a person's [own] $HOME.conf").write_text("mine\n")
+    (etc / "app/link").symlink_to("../tuned.conf")
+    (wants / "mine.service").symlink_to("/etc/systemd/system/mine.service")
+    assert fleet.on("yellow1", program, "write").returncode == 0  # a later boot changes nothing
+    with fleet.served():
+        assert fleet.back_up("yellow1").returncode == 0
+        fleet.renew_image({name: f"{name} of the new image\n" for name in owned if name != "old-package.conf"})
+        new = fleet.root("yellow1")
+        assert new != etc.parent
+        before = {name: (new / "etc" / name).read_text() for name in (*owned[:5], "passwd", "fstab", "hostname")}
+        assert fleet.on("yellow1", program, "write").returncode == 0
+        asked = fleet.on("yellow1", restore_on_node, "--in-place")
+        assert (asked.returncode, (new / "etc/app").exists()) == (2, False), asked.stdout
+        assert "comes back: /etc/tuned.conf" in asked.stdout
+        assert "left alone, it is this root's: /etc/passwd" in asked.stdout
+        for more in ((), ("--include", "/etc"), ("--include", "/etc/fstab", "--include", "/etc/passwd")):
+            done = fleet.on("yellow1", restore_on_node, "--in-place", "--yes", *more)
+            assert done.returncode == 0, done.stdout
+            assert {name: (new / "etc" / name).read_text() for name in before} == before
+            assert not (new / "etc/old-package.conf").exists()
+        assert not (new / "etc/systemd/system/multi-user.target.wants/old.service").is_symlink()
+        assert (new / "etc/systemd/system/multi-user.target.wants/mine.service").is_symlink()
+        assert (new / "etc/tuned.conf").read_text() == "tuned.conf, changed by a person\n"
+        assert (new / "etc/app/a person's [own] $HOME.conf").read_text() == "mine\n"
+        assert (new / "etc/app/link").readlink() == Path("../tuned.conf")
+        assert ((new / "etc/app").stat().st_mode & 0o777, (new / "etc/app").stat().st_gid) == (0o750, 1000)
+        assert (new / "var/lib/pibuild/app/data.db").stat().st_size == 8 << 20
+        (new / "etc/tuned.conf").write_text("again\n")
+        one = fleet.on("yellow1", restore_on_node, "--in-place", "--yes", "--include", "/etc/old-package.conf")
+        assert one.returncode == 0, one.stdout
+        assert (new / "etc/old-package.conf").read_text() == "old-package.conf of the old image\n"
+        assert (new / "etc/tuned.conf").read_text() == "again\n"
+    alone = fleet.on("yellow1", "setpriv", "--reuid=65534", "--clear-groups", restore_on_node, "--list")
+    assert (alone.returncode, "needs root" in alone.stdout) == (3, True), alone.stdout
+    assert "sudo pibuild-restore --list" in alone.stdout
 
 
 def test_an_unchanged_second_run_adds_next_to_nothing_and_models_are_not_in_it(fleet: Fleet) -> None:
