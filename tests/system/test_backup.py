@@ -279,7 +279,15 @@ def leave_a_lock(fleet: Fleet, host: str) -> None:
     locks = fleet.store / "yellow1/locks"
     reading, writing = os.pipe()
     script = f'hostname {host}; exec "$0" -r "$1" --no-cache backup --stdin --host yellow1 </dev/fd/{reading}'
-    argv = ["unshare", "--uts", "sh", "-c", script, fleet.local / "bin/restic.real", fleet.store / "yellow1"]
+    argv: list[str | Path] = [
+        "unshare",
+        "--uts",
+        "sh",
+        "-c",
+        script,
+        fleet.local / "bin/restic.real",
+        fleet.store / "yellow1",
+    ]
     before, env = set(locks.iterdir()), {"RESTIC_PASSWORD": fleet.secret("yellow1", "restic-password")}
     with spawn(argv, env=env, pass_fds=[reading]) as process:
         deadline = time.monotonic() + 20
