@@ -24,7 +24,7 @@ def check_root(image: Image, cmdlines: Mapping[str, bytes], *, initramfs: bool) 
         findings += [_check_root_word(image, name, words), _check_wait(name, words, initramfs=initramfs)]
         init = next((word[5:] for word in words if word.startswith("init=")), "/sbin/init")
         findings.append(_check_init(image.root, init))
-    findings += [_check_fstab(image), *_check_untouched(image.root)]
+    findings += [_check_top(image.root), _check_fstab(image), *_check_untouched(image.root)]
     return findings
 
 
@@ -111,6 +111,14 @@ def _check_init(root: FileSystem, path: str) -> Finding:
     if head.startswith(b"\x7fELF") and int.from_bytes(head[18:20], "little") != _ELF_ARM64:
         return Finding(check="init", ok=False, detail=f"{entry.path} is not for arm64", hint=hint)
     return Finding(check="init", ok=True, detail=path if entry.path == path else f"{path} is {entry.path}")
+
+
+def _check_top(root: FileSystem) -> Finding:
+    """Check that others than root can enter the root directory, and none of them write there."""
+    top = root.find("/")
+    mode = top.mode if top else 0
+    ok = mode & 0o555 == 0o555 and not mode & 0o022  # noqa: PLR2004 - modes
+    return Finding(check="mode of /", ok=ok, detail=f"{mode:04o}", hint="chmod 0755 / in the image, or build it again")
 
 
 def _check_fstab(image: Image) -> Finding:

@@ -15,6 +15,7 @@ from builder.apt import Deb, is_present
 from builder.artifacts import obtain
 from builder.base_image import obtain_image
 from builder.cache import Cache
+from builder.dirmode import is_open
 from builder.disk import DiskSpec
 from builder.emulation import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
 from builder.errors import FetchError, HostError, StepError
@@ -261,7 +262,7 @@ def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
 def _make_layers(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) -> set[str]:
     made = set()
     for number, layer in enumerate(plan.layers):
-        if not (shop.layers / layer.key).is_dir():
+        if not is_open(shop.layers / layer.key):
             packages[layer.name].result()
             with console.progress(f"layer {layer.name}"):
                 make_layer(shop, plan, number)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.dirmode import is_open, let_in
 from builder.errors import HostError, PibuildError
 from builder.locks import locked
 from builder.scratch import remove_tree, sweep, work_in
@@ -89,6 +90,7 @@ class Cache:
                 self.tmp,
             ):
                 path.mkdir(parents=True, exist_ok=True)
+                let_in(path)
                 if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
@@ -101,6 +103,11 @@ class Cache:
     def sweep(self) -> None:
         """Remove work in progress whose process is gone."""
         sweep(self.tmp)
+
+    def put_aside(self, path: Path) -> None:
+        """Take a layer with wrong modes out of the way; a build that uses it keeps it until the next sweep."""
+        if path.is_dir() and not is_open(path):
+            path.rename(self.tmp / f"aside-{secrets.token_hex(6)}")
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:

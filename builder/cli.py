@@ -36,6 +36,7 @@ from builder import (
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
 
+UMASK = 0o022  # whatever the caller's: servers and nodes must be able to enter and read what is made for them
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program that ended so
 TERMINATED = 128 + signal.SIGTERM
 
@@ -174,5 +175,6 @@ def _let_go_of_stdout() -> None:
 def main() -> NoReturn:
     """Be the program `pibuild`."""
     ending.unwind_on_signals()
+    os.umask(UMASK)
     code = run_command()
     sys.exit(128 + ending.received() if ending.received() else code)

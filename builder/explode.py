@@ -19,6 +19,7 @@ from pathlib import Path
 from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
 from builder.console import note, warn
+from builder.dirmode import let_in
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.generation import Generation, ImageFile, bring_in, can_mend, find_image, read_generation
 from builder.inventory import Inventory, Node
@@ -244,6 +245,7 @@ def _make(inventory: Inventory, netboot: Netboot, job: _Job, scratch: Path) -> f
     make_root(job.generation, job.personal, job.way, home / "root")
     make_boot(job.generation, job.personal, job.way, home / "boot")
     netboot.root(job.node.name, "").mkdir(parents=True, exist_ok=True)
+    let_in(netboot.root(job.node.name, ""))
     if not _kept_as(inventory, netboot, job.node):
         make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
     return time.monotonic() - begun
@@ -274,6 +276,7 @@ def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
     if not keeps:
         netboot.discard(root)
     boot.parent.mkdir(parents=True, exist_ok=True)
+    let_in(boot.parent)
     facts = {"generation": job.generation.digest, "way": job.way, "made": int(time.time())}
     netboot.write_record(node, name, {"previous": "", **netboot.record(node, name), **facts})
     (scratch / node / "boot").rename(boot)

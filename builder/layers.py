@@ -97,6 +97,7 @@ def make_layer(shop: Workshop, plan: Plan, number: int) -> float:
             scratch / "layer" / "meta.json",
             {"name": layer.name, "seconds": time.monotonic() - begun, "inputs": dict(layer.inputs)},
         )
+        shop.cache.put_aside(shop.layers / layer.key)
         commit(scratch / "layer", shop.layers / layer.key)
     return time.monotonic() - begun
 

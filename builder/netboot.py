@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.dirmode import let_in
 from builder.errors import HostError
 from builder.locks import take
 from builder.run import run
@@ -161,6 +162,8 @@ class Netboot:
         try:
             for path in (self.generations, self.roots, self.dest / "nfs", self.tftp / "boot", self.tmp):
                 path.mkdir(parents=True, exist_ok=True)
+            for path in (self.dest, self.generations, self.dest / "nfs", self.tftp, self.tftp / "boot"):
+                let_in(path)
             self.state.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise HostError(f"{self.dest} cannot be written: {error.strerror}", hint="run as root (sudo)") from error

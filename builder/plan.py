@@ -15,6 +15,7 @@ from pathlib import Path
 
 from builder.apt import Resolution
 from builder.cache import Cache, read_json, write_json
+from builder.dirmode import is_open
 from builder.hashing import digest_of
 from builder.lock import Lock, base_question, recipe_artifacts, remembered
 from builder.recipe import Recipe, RecipeLayer, RecipeStep
@@ -73,7 +74,7 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
 
     def add(name: str, inputs: dict[str, str], layer: RecipeLayer | None = None) -> None:
         key = layer_key(layers[-1].key if layers else "", inputs)
-        cached = known.question != UNRESOLVED and (cache.layers / key).is_dir()
+        cached = known.question != UNRESOLVED and is_open(cache.layers / key)  # else of another umask
         places = _places(layer)
         changed = () if cached else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached)
         count = len(layer.steps) if layer else 0

@@ -22,6 +22,7 @@ from builder.bmap import make_bmap, used_ranges
 from builder.compress import Compression, compress
 from builder.confine import resolve_in
 from builder.console import size as readable
+from builder.dirmode import is_open, let_in
 from builder.disk import MIB, DiskSpec, Layout, make_id32, make_layout, make_uuid, write_partition_table
 from builder.errors import HostError
 from builder.ext4 import Ext4, measure, select, size_for, write_ext4
@@ -92,6 +93,7 @@ def publish(request: PublishRequest) -> Published:
     home = request.output / request.name
     if not (found := find_published(request)):
         home.mkdir(parents=True, exist_ok=True)
+        let_in(home)
         sweep(home, ".*.partial")
         with _room(home), work_in(home, prefix=".", suffix=".partial") as scratch:
             found = _make(request, scratch)
@@ -230,8 +232,8 @@ def _place(request: PublishRequest, result: Path, digest: str) -> Published:
 def _read(directory: Path) -> Published | None:
     """Return a published directory if every file of its manifest is there in its size."""
     manifest = directory / _MANIFEST
-    if not manifest.is_file() or not (directory / _SUMS).is_file():
-        return None
+    if not manifest.is_file() or not (directory / _SUMS).is_file() or not is_open(directory):
+        return None  # one of another umask holds an image with the wrong modes
     facts = json.loads(manifest.read_text())
     files = {name: int(file["size"]) for name, file in facts["files"].items()}
     for name, size in files.items():

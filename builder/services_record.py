@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from builder.dirmode import let_in
 from builder.errors import HostError
 from builder.locks import take
-from builder.services_files import ConfigFile, ServerRole
+from builder.services_files import CONFIG, ConfigFile, ServerRole
 from builder.services_place import at, put, read, sync
 
 STATE = PurePosixPath("/var/lib/pibuild/services")
@@ -149,6 +150,8 @@ def served_as(root: Path) -> ServerRole | None:
 def locked(root: Path) -> Iterator[None]:
     """Keep a second apply out; the lock ends with the process that holds it. Raises HostError."""
     at(root, STATE).mkdir(parents=True, exist_ok=True)
+    for own in (STATE, CONFIG):
+        let_in(at(root, own))
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(at(root, STATE / "lock"), flags, 0o644), "r+b") as lock:
         path = at(root, STATE / "lock")

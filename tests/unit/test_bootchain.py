@@ -157,6 +157,7 @@ BROKEN: dict[str, tuple[Callable[[], Layout], str, str]] = {
     "machine-id": (lambda: root({"etc/machine-id": b"a" * 32}), "machine-id", "every machine would be aaa"),
     "host keys": (lambda: root({"etc/ssh/ssh_host_rsa_key": b"k"}), "ssh host keys", "/etc/ssh/ssh_host_rsa_key"),
     "password": (lambda: root({"etc/shadow": b"root:$y$j9T$x:1::::::\n"}), "passwords", "root"),
+    "closed root": (lambda: replace(DEBIAN, debugfs=("sif / mode 040700",)), "mode of /", "0700"),
     "empty password": (lambda: root({"etc/shadow": b"root:*:1\nubuntu::1::::::\n"}), "passwords", "ubuntu"),
 }
 
