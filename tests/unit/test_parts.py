@@ -8,8 +8,12 @@ import pytest
 import yaml
 
 from builder.cache import Cache
+from builder.inventory import load_inventory
 from builder.plan import make_plan
 from builder.recipe import load_recipe
+from builder.services_files import ServerRole, serving
+from builder.services_packages import packages
+from tests.clusters import LAB
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 BASE = {"firmware", "kernel", "system", "access"}  # what it boots with, and is reached by
@@ -22,6 +26,7 @@ def layers_of(recipe: Path) -> list[str]:
 BASE_AND_PARTS = layers_of(RECIPES / "golden.yaml")
 PARTS = [name for name in BASE_AND_PARTS if name not in BASE]
 IN_GOLDEN = {Path(path).name for path in yaml.safe_load((RECIPES / "golden.yaml").read_text())["extends"]}
+LOGIN = RECIPES / "parts/login.yaml"
 OPTIONAL = sorted(path for path in (RECIPES / "parts").glob("*.yaml") if path.name not in IN_GOLDEN)
 
 
@@ -47,3 +52,14 @@ def test_a_part_that_is_not_in_golden_can_be_added(part: Path, tmp_path: Path) -
     path.write_text(f"name: more\nextends: [{RECIPES / 'golden.yaml'}, {part}]\n")
     own = [layer["name"] for layer in yaml.safe_load(part.read_text())["layers"]]
     assert layers_of(path) == [*BASE_AND_PARTS, *own]
+
+
+def test_the_login_part_has_what_the_servers_need_and_the_docs_name_all_of_it() -> None:
+    (layer,) = yaml.safe_load(LOGIN.read_text())["layers"]
+    brought = layer["steps"][0]["packages"]["install"]
+    roles: tuple[ServerRole, ...] = ("login", "backup")
+    for role in roles:
+        assert set(packages(serving(load_inventory(LAB), role))) <= set(brought)
+    told = (LAB.parent / "docs/login-node.md").read_text()
+    rows = [line.split("`")[-2] for line in told.splitlines() if line.startswith("| ") and line.count("`") >= 2]
+    assert [package for row in rows for package in row.split()] == brought
