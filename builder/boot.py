@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from builder import verdict as observe
+from builder.boards import BOARDS
 from builder.bootchain import boot_files
 from builder.console import note
 from builder.errors import HostError, VerdictError
@@ -56,10 +57,12 @@ class Board:
 
 BOARD_MODELS: Mapping[str, Board] = MappingProxyType(
     {
-        "raspi3b": Board(memory=1024, dtb="bcm2837-rpi-3-b.dtb", console="ttyS1", serial=1, extra=(), since="2.12"),
+        "raspi3b": Board(
+            memory=1024, dtb=BOARDS["pi3"].upstream_dtb, console="ttyS1", serial=1, extra=(), since="2.12"
+        ),
         "raspi4b": Board(
             memory=2048,
-            dtb="bcm2711-rpi-4-b.dtb",
+            dtb=BOARDS["pi4"].upstream_dtb,
             console="ttyS1",
             serial=1,
             extra=(

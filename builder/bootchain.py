@@ -6,18 +6,23 @@ What it loads is then looked into, and followed on to the root file system, init
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
+from builder.boards import BOARDS
+from builder.bootchain_drivers import WAY_NAMES, Drivers, board_ways, find_drivers
 from builder.bootchain_root import check_root
-from builder.bootloader import simulate
+from builder.bootloader import PI5_ORDER, simulate
 from builder.bootloader_boot import BootReport, Eeprom
-from builder.bootloader_config import BOARDS, LINE_LIMIT
-from builder.bootloader_tree import Answer
+from builder.bootloader_config import CONFIG_LIMIT, LINE_LIMIT
+from builder.bootloader_tree import MOST_BYTES, Answer, too_big
 from builder.errors import PibuildError
 from builder.finding import Finding
 from builder.image import Image
-from builder.initramfs_reader import BrokenInitramfsError, read_initramfs
+from builder.initramfs_reader import BrokenInitramfsError, Initramfs, read_initramfs
 from builder.kernel_image import KernelImage, read_kernel
 from builder.readonly_fs import FileSystem
 
@@ -26,14 +31,17 @@ _SERIAL = "00000000"
 _STUB = b"(missing)"
 _DTB_MAGIC = b"\xd0\x0d\xfe\xed"
 _FREE_PERCENT = 10
-_HINTS = {
-    "No firmware": "raspi-firmware brings start4.elf and fixup4.dat; they belong at the top of the boot partition",
-    "No system for this board": "the kernel package's device trees (*.dtb) belong on the boot partition",
-    "No kernel": "is kernel= in config.txt right, and did the kernel package's hook copy it to the boot partition?",
-    "No initramfs": "run update-initramfs -u in the image, or mend the initramfs line of config.txt",
-    "No device tree": "the kernel package's device trees (*.dtb) belong on the boot partition",
-    "No kernel command line": "write cmdline.txt: one line with root=, rootwait and a console",
-}
+_FACTS = 16 << 20  # bytes of modules.dep and its like that are read; the biggest have one
+_HINTS: Mapping[str | None, str] = MappingProxyType(
+    {
+        "firmware": "raspi-firmware brings start4.elf and fixup4.dat; they belong at the top of the boot partition",
+        "system": "the kernel package's device trees (*.dtb) belong on the boot partition",
+        "kernel": "is kernel= in config.txt right, and did the kernel package's hook copy it to the boot partition?",
+        "initramfs": "run update-initramfs -u in the image, or mend the initramfs line of config.txt",
+        "dtb": "the kernel package's device trees (*.dtb) belong on the boot partition",
+        "cmdline": "write cmdline.txt: one line with root=, rootwait and a console",
+    }
+)
 
 __all__ = ["DEFAULT_BOARDS", "Finding", "boards_of", "boot_files", "check_boot_chain", "load_all"]
 
@@ -53,6 +61,8 @@ class FatTree:
         found = self.system.find(name)
         if found is None or found.directory:
             return Answer(outcome="missing")
+        if found.size > MOST_BYTES:
+            return Answer(outcome="denied", size=found.size, detail=too_big(found.size))
         return Answer(outcome="found", size=found.size)
 
     def read(self, name: str) -> Answer:
@@ -77,9 +87,26 @@ def _simulate(tree: FatTree, board: str) -> BootReport:
 
 
 def boards_of(image: Image) -> tuple[str, ...]:
-    """Return those of pi4 and pi5 whose device tree is somewhere on the boot partition; both when none is."""
+    """Return the boards that an image is made for: those that its manifest names.
+
+    Without a manifest those of pi4 and pi5 whose device tree is somewhere on the boot partition, both when none is.
+    """
+    if named := _named_boards(image.given):
+        return named
     names = set() if image.boot is None else {entry.name.lower() for entry in image.boot.walk()}
     return tuple(board for board in DEFAULT_BOARDS if BOARDS[board].dtb in names) or DEFAULT_BOARDS
+
+
+def _named_boards(given: Path) -> tuple[str, ...]:
+    """Return the boards that the manifest of a published directory names."""
+    try:
+        with (given / "manifest.json").open("rb") as file:
+            facts = json.loads(file.read(_FACTS))
+    except (OSError, ValueError, RecursionError):  # a file, or a directory that no build published
+        return ()
+    build = facts.get("build") if isinstance(facts, dict) else None
+    named = build.get("boards") if isinstance(build, dict) else None
+    return tuple(board for board in BOARDS if isinstance(named, list) and board in named)
 
 
 def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding, ...]:
@@ -97,51 +124,64 @@ def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding,
         reports[board], missing = load_all(image.boot, board, read)
         findings.append(_check_loads(board, reports[board], missing))
         findings.extend(_check_dtb(board, reports[board]))
+        findings.extend(_notes(board, reports[board]))
     kernels: dict[str, KernelImage] = {}
     for report in reports.values():
         findings.extend(_check_kernel(image, report, kernels))
-    findings.extend(_check_initramfs(reports, kernels))
+    unpacked: dict[str, Initramfs] = {}
+    findings.extend(_check_initramfs(reports, kernels, unpacked))
+    findings.extend(_check_ways(image, reports, kernels, unpacked))
     cmdlines = _cmdlines(image.boot, reports)
     initramfs = any(report.initramfs for report in reports.values())
     findings.extend(check_root(image, cmdlines, initramfs=initramfs))
     return tuple(dict.fromkeys(findings))
 
 
-def load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, list[str]]:
-    """Simulate a board; return what it does, and in words what stops it, all of it at once.
+def load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, dict[str, str]]:
+    """Simulate a board; return what it does, and in words what stops it, all of it at once, each with its hint.
 
     For a missing file that stops it, it is simulated again with a stub in its place. `read` keeps what was read for the
     next board. Raises InputError for an unknown board.
     """
-    missing: list[str] = []
+    missing: dict[str, str] = {}
     stubs: set[str] = set()
     while True:
         report = _simulate(FatTree(system=boot, stubs=frozenset(stubs), read_already=read), board)
-        lacking = [asked.name for asked in report.requests if asked.outcome == "missing"]
-        named = [name for name in lacking if report.stop and f" {name} is not on the server" in report.stop]
-        if report.stop is None or not named or named[0] in stubs:
+        lacking = {asked.name for asked in report.requests if asked.outcome == "missing"}
+        if report.stop is None or report.stop_file not in lacking - stubs:
             if report.stop is not None:
-                missing.append(report.stop)
+                missing[report.stop] = _HINTS.get(report.stop_kind, "")
             for name in stubs:
                 read.pop(name, None)
             return report, missing
-        stubs.add(named[0])
-        missing.append(f"{report.stop.partition(':')[0]}: {named[0]} is not on the boot partition")
+        stubs.add(report.stop_file)
+        said = f"{report.stop.partition(':')[0]}: {report.stop_file} is not on the boot partition"
+        missing[said] = _HINTS.get(report.stop_kind, "")
 
 
-def _check_loads(board: str, report: BootReport, missing: list[str]) -> Finding:
+def _notes(board: str, report: BootReport) -> list[Finding]:
+    """Return what the firmware makes otherwise of config.txt and its files than it may look."""
+    return [
+        Finding(check=f"{board}: firmware", ok=True, detail=told, note=True)
+        for told in report.notes
+        if told != PI5_ORDER
+    ]
+
+
+def _check_loads(board: str, report: BootReport, missing: Mapping[str, str]) -> Finding:
     check = f"{board}: boot files"
     if missing:
-        hints = dict.fromkeys(hint for each in missing for head, hint in _HINTS.items() if each.startswith(f"{head}:"))
+        hints = dict.fromkeys(hint for hint in missing.values() if hint)
         return Finding(check=check, ok=False, detail="; ".join(missing), hint="; ".join(hints))
     firmware = [
         asked.name for asked in report.requests if asked.outcome == "sent" and asked.name.endswith((".elf", ".dat"))
     ]
     files = [*firmware, report.kernel, *report.initramfs, report.dtb]
-    lacks_fixup = BOARDS[board].family == "pi4" and not any(name.endswith(".dat") for name in firmware)
+    lacks_fixup = BOARDS[board].family != "pi5" and not any(name.endswith(".dat") for name in firmware)
     if lacks_fixup:
-        detail = "fixup4.dat is not on the boot partition: the board sees little of its memory"
-        return Finding(check=check, ok=False, detail=detail, hint=_HINTS["No firmware"])
+        name = "fixup4.dat" if BOARDS[board].family == "pi4" else "fixup.dat"
+        detail = f"{name} is not on the boot partition: the board sees little of its memory"
+        return Finding(check=check, ok=False, detail=detail, hint=_HINTS["firmware"])
     return Finding(check=check, ok=True, detail=", ".join(file for file in files if file))
 
 
@@ -175,7 +215,7 @@ def _check_config_lines(boot: FileSystem) -> list[Finding]:
         if name in seen or (entry := boot.find(name)) is None or entry.directory:
             continue
         seen.add(name)
-        for number, line in enumerate(boot.text(name).splitlines(), start=1):
+        for number, line in enumerate(boot.head(name, CONFIG_LIMIT).decode(errors="replace").splitlines(), start=1):
             if len(line) > LINE_LIMIT and not line.lstrip().startswith("#"):
                 long.append(f"{name}:{number}")
             if line.strip().startswith("include "):
@@ -195,6 +235,7 @@ def _check_kernel(image: Image, report: BootReport, kernels: dict[str, KernelIma
         said = {
             "zboot": "is an EFI program with a kernel packed inside, which the firmware cannot start",
             "broken": "is gzip-compressed and damaged",
+            "too big": "unpacks to more than any kernel",
         }
         detail = f"{name} {said.get(kernel.format, 'is no arm64 kernel (no magic ARMd at 0x38)')}"
         hint = "put an arm64 Image there, plain or gzip-compressed; is the kernel package of architecture arm64?"
@@ -217,26 +258,30 @@ def _check_modules(image: Image, name: str, version: str) -> Finding:
     return Finding(check="modules", ok=ok, detail=detail, hint=hint)
 
 
-def _check_initramfs(reports: dict[str, BootReport], kernels: dict[str, KernelImage]) -> list[Finding]:
-    findings = []
+def _check_initramfs(
+    reports: Mapping[str, BootReport], kernels: Mapping[str, KernelImage], unpacked: dict[str, Initramfs]
+) -> list[Finding]:
+    """Check each initramfs with each kernel that gets it; `unpacked` keeps what could be looked into."""
+    unique = {}
     for report in reports.values():
         kernel = kernels.get(report.kernel or "")
         for name in report.initramfs:
-            data = report.contents[name]
-            if data != _STUB:
-                findings.append((name, kernel.version if kernel else "", data))
-    unique = {(name, version): data for name, version, data in findings}
-    return [_initramfs(name, version, data) for (name, version), data in unique.items()]
+            if report.contents[name] != _STUB:
+                unique[name, kernel.version if kernel else ""] = report.contents[name]
+    return [_initramfs(name, version, data, unpacked) for (name, version), data in unique.items()]
 
 
-def _initramfs(name: str, version: str, data: bytes) -> Finding:
+def _initramfs(name: str, version: str, data: bytes, unpacked: dict[str, Initramfs]) -> Finding:
     hint = f"update-initramfs -c -k {version or 'VERSION'} in the image, then copy it to the boot partition as {name}"
     try:
-        found = read_initramfs(data)
+        found = unpacked.get(name) or read_initramfs(data)
     except BrokenInitramfsError as error:
         return Finding(check="initramfs", ok=False, detail=f"{name}: {error.message}", hint=hint)
     except PibuildError as error:
-        return Finding(check="initramfs", ok=True, detail=f"{name}: not looked into ({error.message})")
+        return Finding(
+            check="initramfs", ok=False, detail=f"{name}: not seen: {error.message}", hint=error.hint or hint
+        )
+    unpacked[name] = found
     made_of = f"{'+'.join(found.compressions)}, {found.files} files"
     if not found.init:
         return Finding(check="initramfs", ok=False, detail=f"{name} ({made_of}) has no /init", hint=hint)
@@ -246,6 +291,51 @@ def _initramfs(name: str, version: str, data: bytes) -> Finding:
     return Finding(
         check="initramfs", ok=True, detail=f"{name}: {made_of}, modules {', '.join(found.modules) or 'none'}"
     )
+
+
+def _check_ways(
+    image: Image,
+    reports: Mapping[str, BootReport],
+    kernels: Mapping[str, KernelImage],
+    unpacked: Mapping[str, Initramfs],
+) -> list[Finding]:
+    """Check that each board's kernel reaches its root the way the command line says, and say which other ways hold."""
+    findings = []
+    for board, report in reports.items():
+        kernel = kernels.get(report.kernel or "")
+        dtb = report.contents.get(report.dtb or "")
+        if kernel is None or not kernel.version or any(name not in unpacked for name in report.initramfs):
+            continue  # FAILED already
+        drivers = _drivers(image, kernel.version, [unpacked[name] for name in report.initramfs])
+        wanted = "network" if "root=/dev/nfs" in (report.cmdline or "").split() else "sd"
+        findings.append(_check_way(board, wanted, board_ways(BOARDS[board], drivers, None if dtb == _STUB else dtb)))
+    return findings
+
+
+def _drivers(image: Image, version: str, initramfs: Sequence[Initramfs]) -> Drivers:
+    def read(path: str) -> bytes | None:
+        found = image.root.find(path)
+        return None if found is None or found.kind != "file" else image.root.head(path, _FACTS)
+
+    loadable = {name for each in initramfs for name in each.drivers.get(version, ())}
+    return find_drivers(read, version, loadable)
+
+
+def _check_way(board: str, wanted: str, ways: Mapping[str, tuple[str, ...]]) -> Finding:
+    title = BOARDS[board].title
+    if wanted not in ways:
+        detail = f"a {title} is not known to reach its root over the {WAY_NAMES[wanted]}"
+        return Finding(check=f"{board}: root", ok=False, detail=detail, hint="root= of a disk in cmdline.txt")
+    good = [WAY_NAMES[name] for name, lacks in ways.items() if not lacks]
+    bad = [f"{WAY_NAMES[name]}: {'; '.join(lacks)}" for name, lacks in ways.items() if lacks]
+    if ways[wanted]:
+        detail = ". ".join([*bad, *([f"Only by {', '.join(good)}"] if good else [])])
+        hint = (
+            f"a {title} needs another kernel or these in /etc/initramfs-tools/modules: docs/boards.md; "
+            "without this board: --board, or boards: in the recipe"
+        )
+        return Finding(check=f"{board}: root", ok=False, detail=detail, hint=hint)
+    return Finding(check=f"{board}: root", ok=True, detail=". Not by ".join([", ".join(good), *bad]))
 
 
 def _cmdlines(boot: FileSystem, reports: dict[str, BootReport]) -> dict[str, bytes]:

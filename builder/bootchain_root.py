@@ -13,6 +13,7 @@ _NUMBERED = re.compile(r"/dev/(?:mmcblk\d+p|nvme\d+n\d+p|[sv]d[a-z])(\d+)")
 _TAGS = ("PARTUUID", "UUID", "LABEL")
 _ELF_ARM64 = 183  # e_machine, elf.h: EM_AARCH64
 _FSTAB_FIELDS = 3
+_OPEN = ("/", "/etc", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/lib", "/home", "/opt", "/srv")
 
 
 def check_root(image: Image, cmdlines: Mapping[str, bytes], *, initramfs: bool) -> list[Finding]:
@@ -24,7 +25,7 @@ def check_root(image: Image, cmdlines: Mapping[str, bytes], *, initramfs: bool) 
         findings += [_check_root_word(image, name, words), _check_wait(name, words, initramfs=initramfs)]
         init = next((word[5:] for word in words if word.startswith("init=")), "/sbin/init")
         findings.append(_check_init(image.root, init))
-    findings += [_check_top(image.root), _check_fstab(image), *_check_untouched(image.root)]
+    findings += [_check_modes(image.root), _check_fstab(image), *_check_untouched(image.root)]
     return findings
 
 
@@ -113,14 +114,6 @@ def _check_init(root: FileSystem, path: str) -> Finding:
     return Finding(check="init", ok=True, detail=path if entry.path == path else f"{path} is {entry.path}")
 
 
-def _check_top(root: FileSystem) -> Finding:
-    """Check that others than root can enter the root directory, and none of them write there."""
-    top = root.find("/")
-    mode = top.mode if top else 0
-    ok = mode & 0o555 == 0o555 and not mode & 0o022  # noqa: PLR2004 - modes
-    return Finding(check="mode of /", ok=ok, detail=f"{mode:04o}", hint="chmod 0755 / in the image, or build it again")
-
-
 def _check_fstab(image: Image) -> Finding:
     """Check that an entry that needs a partition of the image finds it, with the right type in the right place."""
     wrong = []
@@ -150,6 +143,18 @@ def _wrong_mount(image: Image, spec: str, at: str, kind: str) -> list[str]:
     if meant is not None and meant.number != found.number:
         return [f"{at}: {spec} is partition {found.number}, not {meant.number}"]
     return []
+
+
+def _check_modes(root: FileSystem) -> Finding:
+    """Check that everybody may enter the directories that everything runs from (hier(7)), and no other write there."""
+    closed = []
+    for path in _OPEN:
+        entry = root.find(path, follow=False)
+        if entry is not None and entry.directory and (entry.mode & 0o555 != 0o555 or entry.mode & 0o022):  # noqa: PLR2004 - modes
+            closed.append(f"{path} has mode {entry.mode:04o}")
+    detail = "; ".join(closed) or "everybody may enter / and what is in it"
+    hint = f"chmod 0755 {' '.join(each.split()[0] for each in closed)} in the image; no service but root's starts"
+    return Finding(check="modes", ok=not closed, detail=detail, hint=hint)
 
 
 def _check_untouched(root: FileSystem) -> list[Finding]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 
+from builder.boards import BOARDS, NAMES
 from builder.bootloader_boot import Boot, BootReport, Eeprom, Request, Stop
-from builder.bootloader_config import BOARDS, Config, evaluate
+from builder.bootloader_config import Config, evaluate
 from builder.bootloader_tree import Tree
 from builder.errors import InputError, Problem
 
 __all__ = ["EXPLAIN_COLUMNS", "BootReport", "Eeprom", "Request", "explain", "simulate"]
 
 _WITH_VL805 = frozenset({"pi4", "pi400"})  # the USB controller whose firmware the bootloader may update
+PI5_ORDER = "the Pi 5's request order is known in part only; what it needs to boot is as documented"
 _NO_FIRMWARE = "On its screen: 'Firmware not found'; its LED blinks 4 times."
 _NO_OS = (
     "On its screen: 'The installed operating system (OS) does not indicate support for Raspberry Pi 5. "
@@ -40,18 +42,20 @@ def simulate(tree: Tree, board: str, serial: str, *, mac: str = "", eeprom: Eepr
     Raises InputError for an unknown board; everything that may go wrong with the files is in the report.
     """
     if board not in BOARDS:
-        raise InputError(Problem(message=f"unknown board '{board}'", hint=f"one of {', '.join(BOARDS)}"))
+        raise InputError(Problem(message=f"unknown board '{board}'", hint=f"one of {NAMES}"))
     boot = Boot(tree=tree, serial=serial.lower(), board=board, eeprom=eeprom or Eeprom())
     boot.prefix = boot.first_prefix(mac)
     stop = None
     try:
-        if boot.identity.board.family == "pi4":
+        if boot.identity.board.family == "pi3":
+            _card_stage_pi3(boot)
+        elif boot.identity.board.family == "pi4":
             _eeprom_stage(boot)
         else:
             _eeprom_stage_pi5(boot)
         _system_stage(boot)
     except Stop as why:
-        stop = str(why)
+        stop = why
     return boot.report(stop)
 
 
@@ -67,7 +71,8 @@ def _eeprom_stage(boot: Boot) -> None:
     _self_update(boot, config)
     if boot.probe("recover4.elf") or boot.probe("recovery.elf"):
         raise Stop(
-            f"{boot.requests[-1].name} is there: the board starts the recovery system instead of the kernel. Remove it."
+            f"{boot.requests[-1].name} is there: the board starts the recovery system, not the kernel. Remove it.",
+            kind="recovery",
         )
     _ramdisk(boot, config)
     start, fixup = _start_files(config)
@@ -80,8 +85,22 @@ def _eeprom_stage(boot: Boot) -> None:
             reason += " There is a start.elf, but that is the firmware of older models."
         where = f" It looked in {own} first." if own and not boot.prefix else ""
         raise Stop(
-            f"No firmware: {reason}{where} {_NO_FIRMWARE} Is {own or 'the TFTP root'} complete, and the serial right?"
+            f"No firmware: {reason}{where} {_NO_FIRMWARE} Is {own or 'the TFTP root'} complete, and the serial right?",
+            kind="firmware",
+            file=start,
         )
+    if boot.fetch(fixup) is None:
+        boot.note(f"{fixup} was not had: the board may see little of its memory. It belongs beside {start}")
+
+
+def _card_stage_pi3(boot: Boot) -> None:
+    """Load bootcode.bin and the firmware from the card (Pi 3 family; documentation: Boot flow, The boot folder)."""
+    if boot.fetch("bootcode.bin") is None:
+        raise Stop(f"No firmware: {boot.why('bootcode.bin')} {_NO_FIRMWARE}", kind="firmware", file="bootcode.bin")
+    config = evaluate(boot.fetch(boot.config_name) or b"", boot.identity, name=boot.config_name)
+    start, fixup = (name.replace("4.", ".").replace("4", "_") for name in _start_files(config))
+    if boot.fetch(start) is None:
+        raise Stop(f"No firmware: {boot.why(start)} {_NO_FIRMWARE}", kind="firmware", file=start)
     if boot.fetch(fixup) is None:
         boot.note(f"{fixup} was not had: the board may see little of its memory. It belongs beside {start}")
 
@@ -96,7 +115,9 @@ def _self_update(boot: Boot, config: Config) -> None:
 def _ramdisk(boot: Boot, config: Config) -> None:
     if config.enabled("boot_ramdisk"):
         boot.probe("boot.img")
-        raise Stop("boot_ramdisk=1: the board takes everything out of boot.img, which is not simulated here.")
+        raise Stop(
+            "boot_ramdisk=1: the board takes everything out of boot.img, which is not simulated here.", kind="ramdisk"
+        )
 
 
 def _start_files(config: Config) -> tuple[str, str]:
@@ -114,7 +135,7 @@ def _start_files(config: Config) -> tuple[str, str]:
 
 def _eeprom_stage_pi5(boot: Boot) -> None:
     """Decide whether there is a system to boot: config.txt and a device tree (Pi 5 family)."""
-    boot.note("the Pi 5's request order is known in part only; what it needs to boot is as documented")
+    boot.note(PI5_ORDER)
     own = boot.prefix
     raw = boot.fetch(boot.config_name)
     if raw is None:
@@ -123,7 +144,9 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
         raw = boot.fetch(boot.config_name)
     if raw is None:
         raise Stop(
-            f"No system: {reason} Neither is one in the TFTP root. A Pi 5 boots nothing without {boot.config_name}."
+            f"No system: {reason} Neither is one in the TFTP root. A Pi 5 boots nothing without {boot.config_name}.",
+            kind="system",
+            file=boot.config_name,
         )
     if own and not boot.prefix:
         boot.note(f"no {boot.config_name} was had from {own}: the board asks in the TFTP root from here on")
@@ -135,12 +158,14 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
         return
     places = dict.fromkeys((_join(_wanted_prefix(config), tree), _join("", tree)))
     if not any(boot.probe(place) for place in places):
-        raise Stop(f"No system for this board: {boot.why(_join('', tree))} {_NO_OS}")
+        raise Stop(
+            f"No system for this board: {boot.why(_join('', tree))} {_NO_OS}", kind="system", file=_join("", tree)
+        )
 
 
 def _system_stage(boot: Boot) -> None:
     """Load what the kernel needs, then the kernel: start4.elf on a Pi 4, the same code in the EEPROM on a Pi 5."""
-    older = boot.identity.board.family == "pi4"
+    older = boot.identity.board.family != "pi5"
     if older:
         boot.probe("recovery.elf")
     raw = boot.load(boot.config_name)
@@ -175,14 +200,18 @@ def _kernels(boot: Boot) -> tuple[str, ...]:
     if named := boot.config.settings.get("kernel"):
         return (named,)
     board = boot.identity.board
-    if board.family == "pi4" and not boot.config.enabled("arm_64bit", default=True):
-        return ("kernel7l.img",)
+    if board.family != "pi5" and not boot.config.enabled("arm_64bit", default=board.family == "pi4"):
+        return ("kernel7l.img" if board.family == "pi4" else "kernel7.img",)
     return board.kernels
 
 
 def _dtb_name(boot: Boot, config: Config) -> str | None:
-    name = config.settings.get("device_tree", boot.identity.board.dtb)
-    return name or None
+    """Return the device tree that the board asks for; upstream_kernel=1 prefers the name of the upstream kernel."""
+    board = boot.identity.board
+    if board.dtb != board.upstream_dtb and config.enabled("upstream_kernel"):
+        there = boot.probe(_join(_wanted_prefix(config), board.upstream_dtb)) or boot.probe(board.upstream_dtb)
+        return config.settings.get("device_tree", board.upstream_dtb if there else board.dtb) or None
+    return config.settings.get("device_tree", board.dtb) or None
 
 
 def _os_prefix(boot: Boot) -> str:
@@ -205,7 +234,7 @@ def _kernel_name(boot: Boot, prefix: str) -> str:
     names = _kernels(boot)
     if boot.config.settings.get("kernel"):
         return _join(prefix, names[0])
-    if boot.identity.board.family == "pi4":
+    if boot.identity.board.family != "pi5":
         boot.probe(_join(prefix, names[0].replace("kernel", "recovery")))
     if len(names) == 1:
         return _join(prefix, names[0])
@@ -219,7 +248,11 @@ def _load_initramfs(boot: Boot, prefix: str, kernel: str | None) -> None:
         full = _join(prefix, name)
         data = boot.load(full)
         if data is None:
-            raise Stop(f"No initramfs: {boot.why(full)} The kernel would start without it and find no root.")
+            raise Stop(
+                f"No initramfs: {boot.why(full)} The kernel would start without it and find no root.",
+                kind="initramfs",
+                file=full,
+            )
         _keep(boot, boot.initramfs, full, data)
     if kernel is None:
         return
@@ -253,7 +286,9 @@ def _load_device_tree(boot: Boot, prefix: str) -> None:
     full = _join(prefix, name)
     data = boot.load(full)
     if data is None:
-        raise Stop(f"No device tree: {boot.why(full)} The kernel would hang before its first message.")
+        raise Stop(
+            f"No device tree: {boot.why(full)} The kernel would hang before its first message.", kind="dtb", file=full
+        )
     boot.dtb = boot.prefix + full
     boot.contents[boot.dtb] = data
 
@@ -276,27 +311,37 @@ def _load_cmdline(boot: Boot, prefix: str) -> None:
     name = _join(prefix, boot.config.settings.get("cmdline", "cmdline.txt"))
     data = boot.load(name)
     if data is None:
-        raise Stop(f"No kernel command line: {boot.why(name)} The kernel would start without root= and panic.")
+        raise Stop(
+            f"No kernel command line: {boot.why(name)} The kernel would start without root= and panic.",
+            kind="cmdline",
+            file=name,
+        )
     lines = data.decode(errors="replace").splitlines()
     boot.cmdline = lines[0].strip() if lines else ""
     if any(line.strip() for line in lines[1:]):
         boot.note(f"{name} has more than one line; only the first counts")
     if not boot.cmdline:
-        raise Stop(f"No kernel command line: the first line of {boot.prefix}{name} is empty; the kernel gets no root=.")
+        raise Stop(
+            f"No kernel command line: the first line of {boot.prefix}{name} is empty; the kernel gets no root=.",
+            kind="cmdline",
+        )
 
 
 def _load_kernel(boot: Boot, name: str) -> None:
-    older = boot.identity.board.family == "pi4"
-    stub = boot.config.settings.get("armstub", "armstub8-gic.bin" if older else "armstub8-2712.bin")
+    family = boot.identity.board.family
+    stubs = {"pi3": "armstub8.bin", "pi4": "armstub8-gic.bin", "pi5": "armstub8-2712.bin"}
+    stub = boot.config.settings.get("armstub", stubs[family])
     if boot.load(stub) is None and "armstub" in boot.config.settings:
-        raise Stop(f"No ARM stub: {boot.why(stub)} It is named by armstub= in config.txt.")
+        raise Stop(f"No ARM stub: {boot.why(stub)} It is named by armstub= in config.txt.", kind="armstub", file=stub)
     data = boot.load(name)
     shown = (
-        "Its LED blinks 7 times." if older else "On its screen: 'Kernel or device-tree not found or is not compatible'."
+        "Its LED blinks 7 times."
+        if family != "pi5"
+        else "On its screen: 'Kernel or device-tree not found or is not compatible'."
     )
     if data is None:
-        raise Stop(f"No kernel: {boot.why(name)} {shown}")
+        raise Stop(f"No kernel: {boot.why(name)} {shown}", kind="kernel", file=name)
     if not data:
-        raise Stop(f"No kernel: {boot.prefix}{name} is empty: copied while the disk was full? {shown}")
+        raise Stop(f"No kernel: {boot.prefix}{name} is empty: copied while the disk was full? {shown}", kind="kernel")
     boot.kernel = boot.prefix + name
     boot.contents[boot.kernel] = data

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from builder.bootloader_config import BOARDS, Config, Identity
+from builder.boards import BOARDS
+from builder.bootloader_config import Config, Identity
 from builder.bootloader_tree import Answer, Tree
 
 _BLOCKS = 65535  # of a 16-bit counter that may not roll over (rpi-eeprom #720, #375)
 
+StopKind = Literal[
+    "server", "recovery", "ramdisk", "firmware", "system", "initramfs", "dtb", "cmdline", "armstub", "kernel"
+]
 Outcome = Literal["probed", "sent", "missing", "denied", "too large", "failed"]
 
 
@@ -44,8 +48,9 @@ class Request:
 class BootReport:
     """What a board did. File names are as asked of the server; `cmdline` is the kernel command line of cmdline.txt.
 
-    `stop` says in words why a real board would not come up, None if it starts its kernel. `contents` has the bytes of
-    kernel, initramfs and device tree by name.
+    `stop` says in words why a real board would not come up, None if it starts its kernel; `stop_kind` of which kind
+    that is, `stop_file` the file, as asked, that it lacks. `contents` has the bytes of kernel, initramfs and device
+    tree by name.
     """
 
     board: str
@@ -57,13 +62,20 @@ class BootReport:
     overlays: tuple[str, ...] = ()
     cmdline: str | None = None
     stop: str | None = None
+    stop_kind: StopKind | None = None
+    stop_file: str = ""
     notes: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Stop(Exception):  # noqa: N818 - not an error of the program: the board stops here
-    """Why the board stops."""
+    """Why the board stops, in words; of which kind, and for want of which file where it is one (without the prefix)."""
+
+    def __init__(self, message: str, *, kind: StopKind, file: str = "") -> None:
+        super().__init__(message)
+        self.kind: StopKind = kind
+        self.file = file
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,7 +147,7 @@ class Boot:
         if answer.outcome != "found":
             self.requests.append(Request(name=full, outcome=answer.outcome, note=answer.detail))
             if answer.outcome == "failed":
-                raise Stop(f"{full}: {answer.detail}")
+                raise Stop(f"{full}: {answer.detail}", kind="server", file=name)
             return False
         if outcome == "sent" and self.beyond(len(answer.data)):
             outcome = "too large"
@@ -157,7 +169,7 @@ class Boot:
             )
         return f"{full} is not on the server{': ' + last.note if last.note else ''}."
 
-    def report(self, stop: str | None) -> BootReport:
+    def report(self, stop: Stop | None) -> BootReport:
         """Return all of it as data."""
         return BootReport(
             board=self.board,
@@ -168,7 +180,9 @@ class Boot:
             dtb=self.dtb,
             overlays=tuple(self.overlays),
             cmdline=self.cmdline,
-            stop=stop,
+            stop=None if stop is None else str(stop),
+            stop_kind=None if stop is None else stop.kind,
+            stop_file="" if stop is None or not stop.file else self.prefix + stop.file,
             notes=tuple(self.notes),
             settings=MappingProxyType(dict(self.config.settings)),
             contents=MappingProxyType(self.contents),

@@ -9,52 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+
+from builder.boards import BOARDS, Board
 
 LINE_LIMIT = 98  # characters; the documentation, "File format"
-_INCLUDE_DEPTH = 8  # a guard of ours against files that include each other
+CONFIG_LIMIT = 256 << 10  # bytes of a file that are read; a guard of ours, as the next two
+_INCLUDE_DEPTH = 8
+_INCLUDES = 64
+_BOM = b"\xef\xbb\xbf"
 
 Include = Callable[[str], "bytes | None"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
-    """What tells one model from another while it boots.
-
-    `filters` are the model filters it sees, `type` its number for `[board-type=]` (revision codes, bits 4 to 11),
-    `kernels` the 64-bit kernels it looks for, best first. `family` is the loader: pi4 = start4.elf from the server,
-    pi5 = all in the EEPROM.
-    """
-
-    name: str
-    family: str
-    filters: frozenset[str]
-    type: int
-    dtb: str
-    kernels: tuple[str, ...]
-
-
-def _board(name: str, family: str, number: int, dtb: str) -> Board:
-    kernels = ("kernel8.img",) if family == "pi4" else ("kernel_2712.img", "kernel8.img")
-    return Board(name=name, family=family, filters=frozenset({name, family}), type=number, dtb=dtb, kernels=kernels)
-
-
-BOARDS: Mapping[str, Board] = MappingProxyType(
-    {
-        board.name: board
-        for board in (
-            _board("pi4", "pi4", 0x11, "bcm2711-rpi-4-b.dtb"),
-            _board("pi400", "pi4", 0x13, "bcm2711-rpi-400.dtb"),
-            _board("cm4", "pi4", 0x14, "bcm2711-rpi-cm4.dtb"),
-            _board("cm4s", "pi4", 0x15, "bcm2711-rpi-cm4s.dtb"),
-            _board("pi5", "pi5", 0x17, "bcm2712-rpi-5-b.dtb"),
-            _board("cm5", "pi5", 0x18, "bcm2712-rpi-cm5-cm5io.dtb"),
-            _board("pi500", "pi5", 0x19, "bcm2712-rpi-500.dtb"),
-        )
-    }
+_MODELS = frozenset({"pi0", "pi0w", "pi02", "pi1", "pi2", "pi3", "pi3+"}).union(
+    *(each.filters for each in BOARDS.values())
 )
-
-_MODELS = frozenset({"pi0", "pi0w", "pi02", "pi1", "pi2", "pi3", "pi3+", *BOARDS})
 _COMMANDS = frozenset({"initramfs", "kernel", "cmdline"})  # may be followed by a space instead of "="
 
 
@@ -120,10 +89,18 @@ class _Reader:
     overlays: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     place: str = ""
+    files: int = 0
 
     def read(self, text: bytes, name: str, *, depth: int) -> None:
-        for number, raw in enumerate(text.split(b"\n"), start=1):
+        self.files += 1
+        self.place = f"{name}:1"
+        if len(text) > CONFIG_LIMIT:
+            self.note(f"the file has {len(text)} bytes; what comes after {CONFIG_LIMIT} is not looked at")
+        for number, raw in enumerate(text[:CONFIG_LIMIT].split(b"\n"), start=1):
             self.place = f"{name}:{number}"
+            if number == 1 and raw.startswith(_BOM):
+                self.note("the file begins with a byte order mark: its first line is ignored; save it as plain text")
+                continue
             seen = cut(raw)
             line = seen.decode(errors="replace").strip()
             if not line or line.startswith("#"):
@@ -212,7 +189,7 @@ class _Reader:
     def included(self, name: str, depth: int) -> None:
         if self.include is None:
             return
-        if depth >= _INCLUDE_DEPTH:
+        if depth >= _INCLUDE_DEPTH or self.files >= _INCLUDES:
             self.note(f"include {name}: files include each other; not followed further")
             return
         content = self.include(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Literal, Protocol
 
 from builder import tftp
 
+MOST_BYTES = 192 << 20  # of one boot file: no board has a use for a bigger one, and this is read into memory
 Outcome = Literal["found", "missing", "denied", "failed"]
 _REFUSALS: Mapping[int | None, Outcome] = MappingProxyType({tftp.NOT_FOUND: "missing", None: "failed"})
 
@@ -23,6 +25,11 @@ class Answer:
     size: int | None = None
     data: bytes = b""
     detail: str = ""
+
+
+def too_big(size: int) -> str:
+    """Say of a boot file that it is bigger than any board's."""
+    return f"it has {size} bytes, and no boot file is bigger than {MOST_BYTES >> 20} MiB"
 
 
 class Tree(Protocol):
@@ -53,7 +60,8 @@ class DirectoryTree:
         answer, path = self._look(name)
         if path is None:
             return answer
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
         return Answer(outcome="found", size=len(data), data=data)
 
     def _look(self, name: str) -> tuple[Answer, Path | None]:
@@ -62,7 +70,7 @@ class DirectoryTree:
         try:
             real = written.resolve(strict=True)
             found = real.stat()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last one for a NUL in the name
             dangling = f"a link that leads nowhere: {written.readlink()}" if written.is_symlink() else ""
             return Answer(outcome="missing", detail=dangling), None
         except (OSError, RuntimeError) as error:
@@ -71,10 +79,20 @@ class DirectoryTree:
             return Answer(outcome="denied", detail=f"a link leads out of the TFTP directory, to {real}"), None
         if not stat.S_ISREG(found.st_mode):
             return Answer(outcome="missing", detail="not a file"), None
-        if not found.st_mode & stat.S_IROTH:
-            mode = f"{stat.S_IMODE(found.st_mode):04o}"
-            return Answer(outcome="denied", detail=f"mode {mode}: the TFTP server may not read it (chmod 0644)"), None
+        if refused := _refused(root, real, found):
+            return Answer(outcome="denied", detail=refused), None
         return Answer(outcome="found", size=found.st_size), real
+
+
+def _refused(root: Path, file: Path, found: os.stat_result) -> str:
+    """Say why a server that is nobody special would not send a file, "" if it would."""
+    if not found.st_mode & stat.S_IROTH:
+        return f"mode {stat.S_IMODE(found.st_mode):04o}: the TFTP server may not read it (chmod 0644)"
+    for parent in list(file.parents)[: len(file.relative_to(root).parts) - 1]:
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            return f"{parent} has mode {mode:04o}: the TFTP server may not enter it (chmod 0755)"
+    return too_big(found.st_size) if found.st_size > MOST_BYTES else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from builder import console
+from builder.boards import NAMES
 from builder.cli_node import cluster_option, dest_option
 from builder.cli_options import example, image_argument, json_option, plain
 from builder.errors import VerdictError
@@ -93,7 +94,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     "--board",
     "boards",
     multiple=True,
-    help="Check the files of this board: pi3, pi4, pi5; repeatable; default: what IMAGE has.",
+    help=f"Check for this board, one of {NAMES}; repeatable; default: those that IMAGE is made for.",
 )
 @click.option("--check-only", is_flag=True, help="Check the boot chain's files and start no machine.")
 @click.option(
@@ -180,7 +181,7 @@ def _boot_image(
         chain = check_boot_chain(opened, boards)
     bad = [finding for finding in chain if not finding.ok]
     if not as_json:
-        rows = [(finding.check, "ok" if finding.ok else "FAILED", finding.detail) for finding in chain]
+        rows = [(finding.check, finding.said, finding.detail) for finding in chain]
         console.print_table(("boot chain", "", "found"), rows)
     elif bad or check_only:
         console.print_json({"boot_chain": plain(chain), "verdict": None})

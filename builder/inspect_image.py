@@ -11,6 +11,7 @@ from typing import Any
 
 from builder.bootchain import boards_of, load_all
 from builder.bootchain_root import passwords_of
+from builder.bootloader import PI5_ORDER
 from builder.console import size
 from builder.dpkg_status import STATUS, Package, parse_status
 from builder.image import Image, Partition
@@ -174,7 +175,7 @@ def _board_files(boot: FileSystem, board: str, read: dict[str, bytes]) -> BoardF
         overlays=report.overlays,
         cmdline=report.cmdline or "",
         stop="; ".join(missing),
-        notes=tuple(note for note in report.notes if not note.startswith("the Pi 5's request order")),
+        notes=tuple(note for note in report.notes if note != PI5_ORDER),
     )
 
 

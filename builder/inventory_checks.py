@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from builder.bootloader_config import BOARDS
+from builder.boards import BOARDS, NAMES
 from builder.complaints import did_you_mean
 from builder.errors import Problem
 from builder.inventory_models import InventoryFile, NodeEntry, Settings
@@ -227,7 +227,7 @@ class Checks:
         """Check what a node may set itself or inherit."""
         if settings.board is not None and settings.board not in BOARDS:
             meant = did_you_mean(settings.board, BOARDS)
-            self.complain((*path, "board"), f"unknown board '{settings.board}'{meant}", f"one of {', '.join(BOARDS)}")
+            self.complain((*path, "board"), f"unknown board '{settings.board}'{meant}", f"one of {NAMES}")
         self.form((*path, "image"), "image", settings.image, _WORD)
         self.form((*path, "site"), "site", settings.site, _LABEL_VALUE)
         self.form((*path, "user"), "user", settings.user, _USER)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from builder.boards import NAMES
+
 Role = Literal["login", "backup", "master", "worker"]
 ROLES: tuple[str, ...] = ("login", "backup", "master", "worker")
 
@@ -55,7 +57,7 @@ class Settings(Written):
     Labels, metrics and the kernel's words add up; everything else replaces.
     """
 
-    board: str | None = Field(default=None, description="model: pi4, pi400, cm4, cm4s, pi5, cm5 or pi500")
+    board: str | None = Field(default=None, description=f"model: one of {NAMES}")
     image: str | None = Field(default=None, description="name of the golden image the node boots")
     site: str | None = Field(default=None, description="where the node stands; a label of its metrics and alerts")
     user: str | None = Field(default=None, description="login name for ssh")

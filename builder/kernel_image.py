@@ -15,12 +15,16 @@ _ARM64_MAGIC_AT = 0x38
 _GZIP_MAGIC = b"\x1f\x8b"
 _BANNER = re.compile(rb"Linux version ([0-9][0-9A-Za-z.+~_-]*) \(")
 
-Format = Literal["arm64", "gzip", "zboot", "broken", "unknown"]
+_MOST_BYTES = 256 << 20  # five times the biggest there is
+
+Format = Literal["arm64", "gzip", "zboot", "broken", "too big", "unknown"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelImage:
     """A kernel file. The firmware boots `arm64` and `gzip` (one inside the other), not `zboot` (for EFI) or the rest.
+
+    `too big` unpacks to more than any kernel; how much more is not found out.
 
     `version` as `uname -r` says it, empty when it cannot be told; `size` is that of the uncompressed Image in bytes.
     """
@@ -43,9 +47,11 @@ def read_kernel(data: bytes) -> KernelImage:
     if packed:
         unpacker = zlib.decompressobj(wbits=31)
         try:
-            data = unpacker.decompress(data)
+            data = unpacker.decompress(data, _MOST_BYTES + 1)
         except zlib.error:
             return KernelImage(format="broken")
+        if len(data) > _MOST_BYTES:
+            return KernelImage(format="too big", size=len(data))
         if not unpacker.eof:
             return KernelImage(format="broken", size=len(data))
     if data[_ARM64_MAGIC_AT : _ARM64_MAGIC_AT + 4] != _ARM64_MAGIC:

@@ -11,7 +11,7 @@ from builder.complaints import YamlPath, did_you_mean, written
 from builder.confine import is_file
 from builder.errors import InputError, Mark, Problem
 from builder.recipe_files import Stack, read_stack
-from builder.recipe_models import BaseImage, Board, Bootstrap, Disk, RecipeDocument
+from builder.recipe_models import BaseImage, Bootstrap, Disk, RecipeDocument
 from builder.steps.base import Place, Step
 from builder.steps.registry import STEP_KINDS
 from builder.variables import Variable, Variables, resolve, substitute
@@ -58,7 +58,7 @@ class Recipe:
     epoch: int | None
     variables: Mapping[str, object]
     base: Bootstrap | BaseImage
-    boards: tuple[Board, ...]
+    boards: tuple[str, ...]
     disk: Disk
     layers: tuple[RecipeLayer, ...]
 

@@ -19,10 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from builder.boards import BOARDS, NAMES
 from builder.complaints import did_you_mean, quoted
 from builder.variables import Variable
 
-Board = Literal["pi3", "pi4", "pi5"]
 Format = Literal["img", "img.xz", "img.zst", "img.gz"]
 
 FORMATS: tuple[Format, ...] = ("img.xz", "img.zst", "img.gz", "img")
@@ -139,10 +139,17 @@ def _unique(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _known_board(name: str) -> str:
+    if name not in BOARDS:
+        raise ValueError(f"'{name}' is not one of {NAMES}{did_you_mean(name, BOARDS)}")
+    return name
+
+
 def _text_schema(pattern: str, example: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
 
 
+Board = Annotated[str, AfterValidator(_known_board), WithJsonSchema({"enum": list(BOARDS)})]
 Word = Annotated[
     str, AfterValidator(_matching(r"[a-z0-9][a-z0-9._+-]*", "a name of small letters, digits and . _ + -"))
 ]
@@ -324,6 +331,6 @@ class RecipeDocument(Inheritance):
     variables: dict[VariableName, Variable] = {}
     epoch: Annotated[int, BeforeValidator(_epoch), Field(ge=0, lt=2**32)] | None = None
     base: BaseChoice
-    boards: Annotated[tuple[Board, ...], AfterValidator(_unique), Field(min_length=1)] = ("pi4", "pi5")
+    boards: Annotated[tuple[Board, ...], AfterValidator(_unique), Field(min_length=1)] = ("pi4",)
     disk: Disk = Disk()
     layers: tuple[LayerDocument, ...] = ()

@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from builder.errors import PibuildError
 
 BLOCK_SIZE = 1468  # bytes; TFTP_MAX_BLOCKSIZE of bootloaders since 2022-10-03, 1024 before
 NOT_FOUND = 1  # RFC 1350, error codes
 _RRQ, _DATA, _ACK, _ERROR, _OACK = 1, 3, 4, 5, 6
+_SMALLEST_BLOCK = 8  # RFC 2348
 _DEFAULT_BLOCK = 512  # of a server that takes no options
 _RETRIES = 3
 _LARGEST = 65535
+_DIGITS = 10  # of an option's number
+_MOST_BYTES = 256 << 20  # of one file; what a server sends beyond is no boot file
+_MOST_SECONDS = 300.0  # of one transfer, however slowly it comes
 
 
 class TftpError(PibuildError):
@@ -65,6 +70,8 @@ def get(server: Server, name: str, *, block_size: int = BLOCK_SIZE, abort: bool 
         opcode, body = talk.ask(request)
         options = _options(body) if opcode == _OACK else {}
         agreed = options.get("blksize", _DEFAULT_BLOCK)
+        if not _SMALLEST_BLOCK <= agreed <= max(block_size, _DEFAULT_BLOCK):
+            raise TftpError(f"{name}: the server wants blocks of {agreed} bytes, asked for were {block_size}")
         size = options.get("tsize")
         if abort:
             talk.send(struct.pack("!HH", _ERROR, 0) + b"Early terminate\0")
@@ -84,6 +91,7 @@ class _Talk:
     socket: socket.socket
     peer: tuple[str, int]
     fixed: bool = False
+    ends: float = field(default_factory=lambda: time.monotonic() + _MOST_SECONDS)
 
     def send(self, packet: bytes) -> None:
         self.socket.sendto(packet, self.peer)
@@ -104,6 +112,8 @@ class _Talk:
 
     def receive(self) -> tuple[int, bytes]:
         while True:
+            if time.monotonic() > self.ends:
+                raise TftpError(f"{self.peer[0]} port {self.peer[1]}: not done after {_MOST_SECONDS:.0f} s")
             packet, sender = self.socket.recvfrom(_LARGEST)
             if sender[0] != self.peer[0] or (self.fixed and sender[1] != self.peer[1]):
                 continue
@@ -124,6 +134,8 @@ class _Talk:
             if opcode != _DATA or int.from_bytes(body[:2]) != expected % (_LARGEST + 1):
                 raise TftpError("the server sent blocks out of order")
             parts.append(body[2:])
+            if expected * block_size > _MOST_BYTES:
+                raise TftpError(f"the server sends more than {_MOST_BYTES >> 20} MiB")
             acknowledge = struct.pack("!HH", _ACK, expected % (_LARGEST + 1))
             if len(body) - 2 < block_size:
                 self.send(acknowledge)
@@ -138,6 +150,8 @@ def _exchange(server: Server) -> Iterator[_Talk]:
         family, kind, protocol, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
     except socket.gaierror as error:
         raise TftpError(f"{server.host}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise TftpError(f"{server.host}: no name of a host") from error
     with socket.socket(family, kind, protocol) as talking:
         talking.settimeout(server.timeout)
         try:
@@ -149,4 +163,8 @@ def _exchange(server: Server) -> Iterator[_Talk]:
 def _options(body: bytes) -> dict[str, int]:
     words = body.rstrip(b"\0").split(b"\0")
     pairs = zip(words[::2], words[1::2], strict=False)
-    return {name.decode(errors="replace").lower(): int(value) for name, value in pairs if value.isdigit()}
+    return {
+        name.decode(errors="replace").lower(): int(value)
+        for name, value in pairs
+        if value.isdigit() and len(value) <= _DIGITS
+    }

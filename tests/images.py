@@ -9,12 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.boards import BOARDS
 from builder.run import run
 
 MIB = 1 << 20
 VERSION = "6.12.48+deb13-arm64"
 DISK_ID = "deadbeef"
-DTB = b"\xd0\x0d\xfe\xed" + bytes(60)
+WAYS = [way for board in BOARDS.values() for way in board.ways.values()]
+DTB = b"\xd0\x0d\xfe\xed" + bytes(60) + b"".join(f"{name}\0".encode() for way in WAYS for name in way.devices)
+# a kernel that has everything built in
+BUILTIN = "".join(
+    f"kernel/{name}.ko\n" for name in ["ext4", *(name for way in WAYS for each in way.drivers for name in each.modules)]
+).encode()
 
 
 _MADE: dict[str, bytes] = {}  # file systems made already, compressed: most tests change one of the two
@@ -111,6 +117,7 @@ ROOT: dict[str, bytes | Link] = {
     "sbin": Link(target="usr/sbin"),
     "lib": Link(target="usr/lib"),
     f"usr/lib/modules/{VERSION}/modules.dep": b"",
+    f"usr/lib/modules/{VERSION}/modules.builtin": BUILTIN,
     "var/lib/dpkg/status": PACKAGE.encode(),
 }
 
@@ -164,8 +171,11 @@ RASPIOS = Layout(
     },
     root={
         **ROOT,
-        "usr/lib/modules/6.12.25+rpt-rpi-v8/modules.dep": b"",
-        "usr/lib/modules/6.12.25+rpt-rpi-2712/modules.dep": b"",
+        **{
+            f"usr/lib/modules/6.12.25+rpt-rpi-{each}/{name}": content
+            for each in ("v8", "2712")
+            for name, content in (("modules.dep", b""), ("modules.builtin", BUILTIN))
+        },
     },
     modes=DEBIAN.modes,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootchain import check_boot_chain
+from builder.bootchain import boards_of, check_boot_chain
 from builder.errors import InputError
 from builder.finding import Finding
 from builder.image import open_image
@@ -157,7 +157,7 @@ BROKEN: dict[str, tuple[Callable[[], Layout], str, str]] = {
     "machine-id": (lambda: root({"etc/machine-id": b"a" * 32}), "machine-id", "every machine would be aaa"),
     "host keys": (lambda: root({"etc/ssh/ssh_host_rsa_key": b"k"}), "ssh host keys", "/etc/ssh/ssh_host_rsa_key"),
     "password": (lambda: root({"etc/shadow": b"root:$y$j9T$x:1::::::\n"}), "passwords", "root"),
-    "closed root": (lambda: replace(DEBIAN, debugfs=("sif / mode 040700",)), "mode of /", "0700"),
+    "closed root": (lambda: replace(DEBIAN, debugfs=("sif / mode 040700",)), "modes", "0700"),
     "empty password": (lambda: root({"etc/shadow": b"root:*:1\nubuntu::1::::::\n"}), "passwords", "ubuntu"),
 }
 
@@ -194,3 +194,80 @@ def test_boards(tmp_path: Path) -> None:
     assert [finding for finding in check(tmp_path, without, "pi4") if not finding.ok] == []
     with pytest.raises(InputError, match="unknown board 'pi6'"), open_image(tmp_path / "a.img") as image:
         check_boot_chain(image, ["pi6"])
+
+
+TRIXIE = Path(__file__).parents[1] / "kernels" / "6.12.118+deb13-arm64"
+
+
+def trixie() -> Layout:
+    """Return an image with what Debian trixie's kernel has for boards."""
+    directory = f"usr/lib/modules/{VERSION}"
+    facts = {f"{directory}/{name}": (TRIXIE / name).read_bytes() for name in ("modules.dep", "modules.builtin")}
+    modules = {f"{directory}/{line}": b"" for line in (TRIXIE / "initramfs").read_text().splitlines()}
+    return replace(
+        root({**facts, f"boot/config-{VERSION}": (TRIXIE / "config").read_bytes()}),
+        boot={**DEBIAN.boot, "initrd.img": gzip.compress(cpio({"init": b"", **modules}))},
+    )
+
+
+def test_a_board_whose_card_the_kernel_cannot_drive_does_not_boot(tmp_path: Path) -> None:
+    findings = check(tmp_path, trixie(), "pi4", "pi5")
+    assert [finding.detail for finding in findings if finding.check == "pi4: root"] == ["SD card, USB disk, network"]
+    wrong = [finding for finding in findings if not finding.ok]
+    assert [finding.check for finding in wrong] == ["pi5: root"]
+    assert "SD card: the kernel has no sdhci-brcmstb" in wrong[0].detail
+    assert "docs/boards.md" in wrong[0].hint
+
+
+def test_a_kernel_without_its_initramfs_does_not_reach_the_root(tmp_path: Path) -> None:
+    """The firmware ignores `initramfs=`: the kernel has no ext4 and no card driver then."""
+    layout = replace(trixie(), boot={**trixie().boot, "config.txt": b"kernel=vmlinuz\ninitramfs=initrd.img\n"})
+    findings = check(tmp_path, layout, "pi4")
+    assert [finding.check for finding in findings if not finding.ok] == ["pi4: root"]
+    assert [finding.detail for finding in findings if finding.note] == [
+        "config.txt:2: initramfs takes no '=': the line is ignored; write 'initramfs NAME followkernel'"
+    ]
+
+
+def test_a_root_over_the_network_needs_the_network(tmp_path: Path) -> None:
+    cmdline = b"root=/dev/nfs nfsroot=192.168.2.1:/srv,vers=3,tcp ip=dhcp rw\n"
+    layout = replace(trixie(), boot={**trixie().boot, "cmdline.txt": cmdline})
+    findings = {finding.check: finding.ok for finding in check(tmp_path, layout, "pi4", "pi5")}
+    assert (findings["pi4: root"], findings["pi5: root"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (b"\xef\xbb\xbfkernel=vmlinuz\n", "byte order mark"),
+        (b"[PI4]\nkernel=vmlinuz\n", "the filter [PI4] is unknown"),
+        (b"kernel = vmlinuz\n", "spaces around '='"),
+        (b"kernel=vmlinuz\ninclude nothing.txt\n", "no such file"),
+        (b"kernel=vmlinuz\nos_prefix=old/\n", "os_prefix=old/ is ignored"),
+        (b"kernel=vmlinuz\ndtoverlay=nowhere\n", "dtoverlay=nowhere"),
+    ],
+)
+def test_every_note_on_what_boots_is_shown(tmp_path: Path, config: bytes, told: str) -> None:
+    findings = check(tmp_path, boot(config__txt=config + b"initramfs initrd.img followkernel\n"), "pi4")
+    assert told in " ".join(finding.detail for finding in findings if finding.note)
+
+
+@pytest.mark.parametrize(("inode", "path"), [("<2>", "/"), ("/usr", "/usr"), ("/etc", "/etc")])
+def test_directories_that_only_root_enters_are_named(tmp_path: Path, inode: str, path: str) -> None:
+    layout = replace(DEBIAN, debugfs=(f"set_inode_field {inode} mode 040700",))
+    wrong = [finding for finding in check(tmp_path, layout) if not finding.ok]
+    assert [(finding.check, finding.detail) for finding in wrong] == [("modes", f"{path} has mode 0700")]
+    assert f"chmod 0755 {path}" in wrong[0].hint
+
+
+def test_a_published_image_is_checked_for_the_boards_of_its_recipe(tmp_path: Path) -> None:
+    make_image(tmp_path / "a.img", trixie())
+    for manifest, boards in (
+        ('{"build": {"boards": ["pi4"]}}', {"pi4"}),
+        ('{"build": {"boards": "pi4"}}', {"pi4", "pi5"}),
+        ("[" * 100_000, {"pi4", "pi5"}),
+        ("{}", {"pi4", "pi5"}),
+    ):
+        (tmp_path / "manifest.json").write_text(manifest)
+        with open_image(tmp_path) as image:
+            assert set(boards_of(image)) == boards

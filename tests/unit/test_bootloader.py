@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
+from builder.boards import BOARDS
 from builder.bootloader import BootReport, Eeprom, explain, simulate
-from builder.bootloader_config import BOARDS, LINE_LIMIT, Identity, evaluate
+from builder.bootloader_config import LINE_LIMIT, Identity, evaluate
 from builder.bootloader_tree import Answer, DirectoryTree
 from builder.errors import InputError
 from builder.yamlfile import load, validate
@@ -231,6 +233,43 @@ def test_a_line_counts_up_to_its_98th_character(value: str) -> None:
 def test_no_text_is_too_odd_to_read(text: bytes) -> None:
     config = evaluate(text, PI4, include=lambda _name: text)
     assert all(len(name) <= LINE_LIMIT for name in config.settings)
+
+
+def test_a_byte_order_mark_spoils_the_first_line() -> None:
+    config = evaluate(b"\xef\xbb\xbfkernel=a\ncmdline=b\n", PI4)
+    assert config.settings == {"cmdline": "b"}
+    assert config.notes[0].startswith("config.txt:1: the file begins with a byte order mark")
+
+
+@pytest.mark.parametrize("content", [b"include x\n" * 20, b"a\n" * 1_000_000, b"x" * (30 << 20)])
+def test_a_config_that_has_no_end_is_read_to_an_end(content: bytes) -> None:
+    begun = time.monotonic()
+    config = evaluate(content, PI4, include=lambda _name: content)
+    assert config.settings == {}
+    assert time.monotonic() - begun < 5
+
+
+def test_a_name_with_a_nul_is_no_file(tmp_path: Path) -> None:
+    assert DirectoryTree(root=tmp_path).probe("a\0b").outcome == "missing"
+
+
+def test_a_directory_that_only_root_enters_is_denied(tmp_path: Path) -> None:
+    (tmp_path / "S").mkdir(mode=0o700)
+    (tmp_path / "S" / "config.txt").write_text("")
+    answer = DirectoryTree(root=tmp_path).probe("S/config.txt")
+    assert (answer.outcome, "chmod 0755" in answer.detail) == ("denied", True)
+
+
+def test_a_boot_file_without_end_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "kernel8.img").open("wb") as file:
+        file.truncate(8 << 30)
+    assert DirectoryTree(root=tmp_path).read("kernel8.img").outcome == "denied"
+
+
+def test_a_stop_says_its_kind_and_its_file(tmp_path: Path) -> None:
+    case = Case(source="the table of kinds", drop=["bcm2711-rpi-4-b.dtb"], expect=Expected())
+    report = _run(case, tmp_path)
+    assert (report.stop_kind, report.stop_file) == ("dtb", f"{SERIAL}/bcm2711-rpi-4-b.dtb")
 
 
 def test_files_that_include_each_other_end() -> None:

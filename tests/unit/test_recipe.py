@@ -76,7 +76,7 @@ def test_a_small_recipe_has_the_usual_around_it(tmp_path: Path) -> None:
     assert recipe.files == (tmp_path / "base.yaml",)
     assert isinstance(recipe.base, Bootstrap)
     assert (recipe.base.architecture, recipe.base.mirror, recipe.base.components) == ("arm64", "auto", ("main",))
-    assert recipe.boards == ("pi4", "pi5")
+    assert recipe.boards == ("pi4",)
     assert recipe.disk.boot.size == 256 * 1024**2
     assert recipe.disk.boot.mount == "/boot/firmware"
     assert recipe.disk.root.size == "auto"

@@ -26,6 +26,7 @@ class Fake:
 
     files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
     options: bool = True
+    offer: bytes = b""  # options in the place of those that are right
     promise: int = 0  # bytes by which tsize is wrong
     lose: set[int] = field(default_factory=set)  # blocks whose first sending is lost
     twice: bool = False  # every block is sent twice
@@ -58,7 +59,7 @@ class Fake:
         if self.options:
             block_size = int(words[words.index(b"blksize") + 1])
             offer = b"tsize\0%d\0blksize\0%d\0" % (len(data) + self.promise, block_size)
-            if self.ask(own, client, struct.pack("!H", 6) + offer) is None:
+            if self.ask(own, client, struct.pack("!H", 6) + (self.offer or offer)) is None:
                 return
         lose = set(self.lose)
         for number in range(len(data) // block_size + 1):
@@ -201,3 +202,34 @@ def test_a_board_without_a_server_stops_in_words() -> None:
         report = simulate(ServerTree(host=server.host, port=server.port, timeout=0.05), "pi4", "c0a3cab4")
     assert report.stop is not None
     assert "is the TFTP server running" in report.stop
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"blksize\x001468\0tsize\0" + b"9" * 5000 + b"\0",
+        b"\xff\0\xfe\0blksize\x001468\0tsize",
+    ],
+)
+def test_options_of_nonsense_are_left_alone(offer: bytes) -> None:
+    with _running(Fake(offer=offer)) as server:
+        assert tftp.get(server, "a").data == FILES["a"]
+
+
+@pytest.mark.parametrize("size", [0, 7, 60000])
+def test_blocks_of_a_size_that_nobody_asked_for(size: int) -> None:
+    fake = Fake(offer=b"blksize\0%d\0" % size)
+    with _running(fake) as server, pytest.raises(tftp.TftpError, match=f"blocks of {size} bytes"):
+        tftp.get(server, "a", abort=True)
+
+
+def test_a_transfer_has_an_end_however_slowly_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tftp, "_MOST_SECONDS", -1.0)
+    with _running(Fake()) as server, pytest.raises(tftp.TftpError, match="not done after"):
+        tftp.get(server, "a")
+
+
+def test_a_file_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tftp, "_MOST_BYTES", 2000)
+    with _running(Fake()) as server, pytest.raises(tftp.TftpError, match="sends more than"):
+        tftp.get(server, "a")
