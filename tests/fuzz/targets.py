@@ -28,8 +28,9 @@ from builder import cmdline_txt, config_txt, dpkg_status, tftp, verdict
 from builder.apt import parse_deb
 from builder.artifacts import find_checksum
 from builder.base_image import PartitionFacts, find_boot_mount, find_identify
+from builder.boards import BOARDS
 from builder.bootloader import simulate
-from builder.bootloader_config import BOARDS, Identity, evaluate
+from builder.bootloader_config import Identity, evaluate
 from builder.bootloader_tree import DirectoryTree
 from builder.dhcp_discover import read_offer
 from builder.emulation_log import read_log
