@@ -20,14 +20,15 @@ from builder.attach import Method as AttachMethod
 from builder.confine import resolve_in
 from builder.console import note, warn
 from builder.dirmode import let_in
-from builder.errors import HostError, InputError, PibuildError, Problem
+from builder.errors import HostError, InputError, PibuildError, Problem, VerdictError
+from builder.explode_board import ask_boards
 from builder.generation import Generation, ImageFile, bring_in, can_mend, find_image, read_generation
 from builder.inventory import Inventory, Node
 from builder.k3s_config import BINARY, storage_warnings
 from builder.netboot import PERSIST, Netboot
 from builder.node_root import Method, Way, find_way, make_boot, make_persistent, make_root
 from builder.node_state import NodeState, make_state, read_state
-from builder.personalise import NodeFile, Personal, Subject, personalise
+from builder.personalise import NodeFile, Personal, Subject, left_out, personalise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,14 +101,25 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         done = [_outcome(netboot, job, seconds.get(job.node.name, 0.0)) for job in jobs]
         netboot.flush()
         booted = netboot.booted()
+        stopped = ask_boards(
+            (job.node, job.generation, netboot.boot(job.node.name, job.personal.name), job.way == "shared")
+            for job in jobs
+        )
         for job in jobs:
+            if job.node.name in stopped:
+                continue
             netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted)
             _take_over(inventory, netboot, job)
             _warn_of_storage(job.node, job.generation)
     _report_capabilities(tuple(generations.values()))
+    _report_left_out(tuple(generations.values()))
     unsaid = [job.node.name for job in jobs if job.way == "shared" and job.node.root != "shared"]
     if unsaid:
         warn(f"{', '.join(unsaid)}: the servers export what is shared only for `root: shared` in {inventory.path}")
+    if stopped:
+        reasons = "\n".join(f"{name}: {why}" for name, why in stopped.items())
+        hint = "these boot what they booted; pibuild boot IMAGE --check-only --board BOARD"
+        raise VerdictError(f"not switched:\n{reasons}", hint=hint)
     return tuple(done)
 
 
@@ -329,6 +341,11 @@ def _report_capabilities(generations: Sequence[Generation]) -> None:
             note(f"{path}: NFS does not carry its {text}; {then}")
         if generation.capabilities and not mended:
             warn("nodes cannot give capabilities back without setcap: add libcap2-bin to the image's packages")
+
+
+def _report_left_out(generations: Sequence[Generation]) -> None:
+    for told in dict.fromkeys(told for generation in generations for told in left_out(generation)):
+        note(told)
 
 
 @contextlib.contextmanager

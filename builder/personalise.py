@@ -8,14 +8,14 @@ rendered with Jinja2 to `X` (an undefined variable is an error), any other file 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import yaml
 
-from builder.cmdline_txt import CmdlineEdit, edit, key_of, split
+from builder.cmdline_txt import key_of, split
 from builder.errors import InputError, Mark, Problem
 from builder.generation import Generation
 from builder.hashing import digest_of
@@ -25,6 +25,7 @@ from builder.model_window import node_models
 from builder.netboot import PERSIST, Netboot
 from builder.node_metrics import template_values
 from builder.node_state import NodeState
+from builder.personalise_diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
 _FLAGS = frozenset(
@@ -40,20 +41,6 @@ _NUMBERS = frozenset(
 MOUNT = "vers=3,tcp,hard,noacl"
 _MOUNT_LAYER = "vers=3,tcp,hard"
 _MOUNT_LATER = "vers=3,tcp,nolock,noacl,nofail,_netdev"
-_NOT_OURS = (
-    "root",
-    "rootfstype",
-    "rootflags",
-    "nfsroot",
-    "ip",
-    "rootwait",
-    "rootdelay",
-    "ro",
-    "rw",
-    "resize",
-    "fsck.repair",
-)
-_FIRST_BOOT = "firstboot"  # Raspberry Pi OS's init= that resizes a disk and rewrites fstab
 # Newer than /usr, they keep systemd from making caches again that the image has, at first boot, with a shared root at
 # every one (systemd-update-done.service(8)): linker, hardware database, journal catalog, users.
 _UPDATED = ("/etc/.updated", "/var/.updated")
@@ -159,7 +146,7 @@ def _authorized_keys(subject: Subject) -> NodeFile:
 def _fstab(subject: Subject, name: str) -> NodeFile:
     node, server = subject.node, subject.inventory.login.address
     boot_mount = subject.generation.boot_mount
-    lines = fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount)
+    lines = list(fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount).lines)
     if not subject.shared:
         boot = subject.netboot.boot(node.name, name)
         lines.append(f"{server}:{boot} {boot_mount} nfs {_MOUNT_LATER} 0 0")
@@ -168,36 +155,29 @@ def _fstab(subject: Subject, name: str) -> NodeFile:
     return NodeFile(path="/etc/fstab", content="".join(f"{line}\n" for line in lines).encode())
 
 
-def fstab_without_disks(text: str, boot_mount: str) -> list[str]:
-    """Return an fstab's lines without root, boot partition and swap, which a diskless node does not have."""
-    kept = []
-    for line in text.splitlines():
-        words = line.split()
-        is_entry = len(words) > 2 and not words[0].startswith("#")  # noqa: PLR2004 - fstab(5): the type comes third
-        if not is_entry or not (words[1] in ("/", boot_mount) or words[2] == "swap"):
-            kept.append(line)
-    return kept
-
-
 def _cmdline(subject: Subject, name: str) -> str:
     node, netboot, server = subject.node, subject.netboot, subject.inventory.login.address
-    file = subject.generation.boot / "cmdline.txt"
     root = subject.generation.root if subject.shared else netboot.root(node.name, name)
     mount = _MOUNT_LAYER if subject.shared else MOUNT
     words = ["root=/dev/nfs", f"nfsroot={server}:{root},{mount}", "ro" if subject.shared else "rw", "ip=dhcp"]
     if subject.shared:
         words.append(f"pibuild.node={server}:{netboot.roots / node.name}/{name}")
-    text = cmdline_for_nfs(file.read_text() if file.is_file() else "", [*words, *node.cmdline])
+    text = cmdline_for_nfs(_image_cmdline(subject.generation), [*words, *node.cmdline])
     problems = [Problem(message=f"node {node.name}: {told}", mark=node.mark) for told in lint_cmdline(text)]
     if problems:
         raise InputError(*problems)
     return text
 
 
-def cmdline_for_nfs(text: str, words: Sequence[str]) -> str:
-    """Return a command line whose root is what `words` say, without what an SD card needs."""
-    first = [word for word in split(text) if key_of(word) == "init" and _FIRST_BOOT in word]
-    return edit(text, CmdlineEdit(remove=[*_NOT_OURS, *first], add=words))
+def _image_cmdline(generation: Generation) -> str:
+    file = generation.boot / "cmdline.txt"
+    return file.read_bytes().decode(errors="replace") if file.is_file() else ""
+
+
+def left_out(generation: Generation) -> tuple[str, ...]:
+    """Return in words what nodes do not take over of an image, as they have no disk."""
+    fstab = fstab_without_disks(generation.read("/etc/fstab"), generation.boot_mount)
+    return (*fstab.left_out, *cmdline_left_out(_image_cmdline(generation)))
 
 
 def lint_cmdline(text: str) -> list[str]:

@@ -49,7 +49,8 @@ from builder.kernel_image import read_kernel
 from builder.lock import parse_lock
 from builder.model_chunks import cut
 from builder.model_manifest import read_manifest
-from builder.personalise import cmdline_for_nfs, fstab_without_disks, lint_cmdline
+from builder.personalise import lint_cmdline
+from builder.personalise_diskless import cmdline_for_nfs, fstab_without_disks
 from builder.recipe import load_recipe
 from builder.recipe_models import parse_size
 from builder.services_leases import Wanted, dnsmasq_kept, kea_kept

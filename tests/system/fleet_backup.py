@@ -21,6 +21,7 @@ import requests
 import yaml
 
 from builder.backup_gateway import Gateway, let_in
+from builder.boards import BOARDS
 from builder.chroot import Bind, Chroot
 from builder.explode import ExplodeOptions, explode
 from builder.hashing import file_digest
@@ -203,6 +204,8 @@ def _make_image(image: Path, etc: Mapping[str, str] | None = None) -> None:
     (root / "usr/share/zoneinfo/Europe/Athens").write_text("tz")
     (home / "boot").mkdir()
     (home / "boot/cmdline.txt").write_text("console=tty0\n")
+    for name in ("start4.elf", "fixup4.dat", "kernel8.img", BOARDS["pi4"].dtb):
+        (home / "boot" / name).write_text(name)
     meta = {"sha256": digest, "boot_mount": "/boot/firmware", "capabilities": {}}
     (home / "meta.json").write_text(json.dumps(meta))
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from builder import mounts
-from builder.errors import HostError, InputError
+from builder.boards import BOARDS
+from builder.errors import HostError, InputError, VerdictError
 from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode, rollback
 from builder.hashing import file_digest
 from builder.inventory import Inventory, load_inventory
@@ -28,6 +29,7 @@ from builder.netboot import Netboot
 from builder.netboot_gc import collect, withdraw
 from builder.node_root import SHARED_SCRIPT_OWN
 from builder.run import CommandError, run, spawn
+from tests.images import DTB, VERSION, cpio, kernel
 
 pytestmark = pytest.mark.root
 PROJECT = Path(__file__).parents[2]
@@ -112,6 +114,8 @@ def make_generation(home: Path, digest: str, text: str) -> None:
     (boot / "config.txt").write_text("kernel=vmlinuz\n")
     (boot / "cmdline.txt").write_text("console=tty0 root=PARTUUID=1-02 rootfstype=ext4 rootwait rw\n")
     (boot / "vmlinuz").write_text(f"kernel {text}")
+    for name in ("start4.elf", "fixup4.dat", BOARDS["pi4"].dtb):
+        (boot / name).write_text(name)
     (boot / "overlays/one.dtbo").write_text("dtbo")
     (boot / "zz-last").write_text("the end\n")
     meta = {"sha256": digest, "boot_mount": "/boot/firmware", "capabilities": {"/usr/lib/2": "cap_net_raw=ep"}}
@@ -486,3 +490,49 @@ def test_half_a_root_is_never_taken_for_the_whole(lab: Lab, monkeypatch: pytest.
     done = lab.explode(lab.image("a"), "yellow3")
     assert [(row.action, row.after) for row in done] == [("make", name)]
     lab.check("yellow3", "a")
+
+
+def test_a_board_that_would_stop_is_not_switched_and_the_others_are(lab: Lab, tmp_path: Path) -> None:
+    """green1 becomes a Pi 5, whose device tree the image has not: it goes on booting what it booted."""
+    lab.explode(lab.image("a"), "green1", "green2")
+    changed, cluster = own_cluster(lab, tmp_path)
+    assert "- {name: green1," in cluster.read_text()
+    cluster.write_text(cluster.read_text().replace("- {name: green1,", "- {name: green1, board: pi5,"))
+    changed = Lab(load_inventory(cluster), lab.dest)
+    with pytest.raises(VerdictError) as caught:
+        changed.explode(lab.image("b"), "green1", "green2")
+    told = str(caught.value)
+    assert "green1: its Pi 5 would stop (system)" in told
+    assert "bcm2712-rpi-5-b.dtb is not on the server" in told
+    assert "green2" not in told
+    lab.check("green1", "a")
+    lab.check("green2", "b")
+
+
+def test_a_kernel_that_cannot_reach_the_network_is_not_switched_to(lab: Lab, tmp_path: Path) -> None:
+    """Trixie's kernel on a Pi 5: all files are there, no driver is; on a Pi 4 it holds."""
+    changed, cluster = own_cluster(lab, tmp_path)
+    cluster.write_text(cluster.read_text().replace("- {name: green1,", "- {name: green1, board: pi5,"))
+    changed = Lab(load_inventory(cluster), lab.dest)
+    image = lab.image("trixie")
+    home = next(lab.dest.glob("generations/*"))
+    modules = home / "root/usr/lib/modules" / VERSION
+    modules.mkdir(parents=True)
+    facts = PROJECT / "tests/kernels/6.12.118+deb13-arm64"
+    for name in ("modules.dep", "modules.builtin"):
+        shutil.copy(facts / name, modules)
+    names = [f"usr/lib/modules/{VERSION}/{line}" for line in (facts / "initramfs").read_text().splitlines()]
+    (home / "boot/vmlinuz").write_bytes(kernel())
+    (home / "boot/initrd.img").write_bytes(cpio(dict.fromkeys(["init", *names], b"")))
+    (home / "boot/config.txt").write_text("kernel=vmlinuz\ninitramfs initrd.img followkernel\n")
+    for board in ("pi4", "pi5"):
+        (home / "boot" / BOARDS[board].dtb).write_bytes(DTB)
+    with pytest.raises(VerdictError) as caught:
+        changed.explode(image, "green1", "green2")
+    assert "green1: its Pi 5 would start the kernel and not reach its root" in str(caught.value)
+    assert "the kernel has no irq-bcm2712-mip, rp1_pci, clk-rp1, pinctrl-rp1" in str(caught.value)
+    assert "green2" not in str(caught.value)
+    assert (
+        changed.netboot.current(changed.inventory.node("green1").serial),
+        bool(changed.boot("green2").is_dir()),
+    ) == ("", True)

@@ -12,6 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.cmdline_txt import split
 from builder.errors import InputError
 from builder.generation import Generation
 from builder.inventory import load_inventory
@@ -20,11 +21,11 @@ from builder.node_state import NodeState, StateFile, machine_id
 from builder.personalise import (
     NodeFile,
     Subject,
-    cmdline_for_nfs,
-    fstab_without_disks,
+    left_out,
     lint_cmdline,
     personalise,
 )
+from builder.personalise_diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
 
 PROJECT = Path(__file__).parents[2]
 
@@ -186,12 +187,94 @@ def test_machine_ids_are_those_of_the_serial() -> None:
 def test_fstab_loses_disks_and_nothing_else() -> None:
     disks = "LABEL=r / ext4 x 0 1\nLABEL=b /boot/firmware vfat x 0 2\n/swap none swap sw 0 0\n"
     text = f"# note\n{disks}tmpfs /tmp tmpfs x 0 0\n"
-    assert fstab_without_disks(text, "/boot/firmware") == ["# note", "tmpfs /tmp tmpfs x 0 0"]
+    kept = fstab_without_disks(text, "/boot/firmware")
+    assert (kept.lines, kept.left_out) == (("# note", "tmpfs /tmp tmpfs x 0 0"), ())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("LABEL=data", "UUID=1-2", "PARTUUID=deadbeef-03", 'PARTLABEL="data"', "ID=ata-x"),
+        *(
+            "/dev/sda1",
+            "/dev/mmcblk0p3",
+            "/dev/nvme0n1p1",
+            "/dev/disk/by-label/data",
+            "/dev/mapper/vg-data",
+            "/dev/vg/data",
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", ["defaults", "rw,x-systemd.device-timeout=9", "noatime,nofailure"])
+def test_a_partition_that_a_diskless_node_would_wait_for_is_left_out_and_said(spec: str, options: str) -> None:
+    kept = fstab_without_disks(f"proc /proc proc defaults\n{spec} /data ext4 {options} 0 2\n", "/boot")
+    assert kept.lines == ("proc /proc proc defaults",)
+    assert [f"{spec} at /data is left out" in told for told in kept.left_out] == [True]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "LABEL=k3s /var/lib/rancher ext4 nofail,noatime 0 2",
+        "/dev/sda1 /data ext4 noauto 0 2",
+        "LABEL=x /data ext4 defaults,x-systemd.automount",
+        "/dev/zram0 /tmp ext4 defaults 0 0",
+        "192.168.2.1:/srv /srv nfs defaults 0 0",
+        "/var/disk.img /mnt ext4 loop 0 0",
+        "# LABEL=x /data ext4 defaults",
+        "LABEL=x /data",
+    ],
+)
+def test_what_nobody_waits_for_stays_in_fstab(line: str) -> None:
+    kept = fstab_without_disks(f"{line}\n", "/boot")
+    assert (kept.lines, kept.left_out) == ((line,), ())
 
 
 def test_raspberry_pi_os_does_not_resize_a_disk_it_does_not_have() -> None:
     text = "console=tty1 root=PARTUUID=1-02 rootfstype=ext4 fsck.repair=yes rootwait quiet init=/usr/lib/x/firstboot"
     assert cmdline_for_nfs(text, ["root=/dev/nfs", "rw"]) == "console=tty1 quiet root=/dev/nfs rw\n"
+
+
+@pytest.mark.parametrize(
+    "once",
+    [
+        "init=/usr/lib/raspi-config/init_resize.sh",
+        "init=/usr/lib/raspberrypi-sys-mods/firstboot",
+        "init=/sbin/overlayRoot.sh",
+        "systemd.run=/boot/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target",
+        'systemd.run="/boot/firmware/firstrun.sh now" systemd.run-failure-action=none',
+        "boot=overlay",
+        "overlayroot=tmpfs",
+    ],
+)
+def test_what_an_sd_card_does_once_is_left_out_and_said(once: str) -> None:
+    text = f"console=tty1 {once} quiet"
+    assert cmdline_for_nfs(text, ["root=/dev/nfs", "rw"]) == "console=tty1 quiet root=/dev/nfs rw\n"
+    assert [told.split()[1].partition("=")[0] for told in cmdline_left_out(text)] == [
+        word.partition("=")[0] for word in split(once)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    ["init=/sbin/init", "init=/usr/lib/systemd/systemd", "systemd.unit=multi-user.target", "boot=nfs", "-- init=x"],
+)
+def test_words_that_hold_at_every_boot_stay(kept: str) -> None:
+    assert (kept in cmdline_for_nfs(f"quiet {kept}", []), cmdline_left_out(kept)) == (True, ())
+
+
+def test_a_node_may_be_given_an_init_of_its_own() -> None:
+    assert cmdline_for_nfs("init=/a quiet", ["rw", "init=/b"]) == "quiet rw init=/b\n"
+
+
+def test_what_nodes_do_not_take_over_is_told_of_an_image(subject: Subject) -> None:
+    (subject.generation.root / "etc/fstab").write_text("LABEL=data /data ext4 defaults 0 2\n")
+    (subject.generation.boot / "cmdline.txt").write_bytes(b"\xff init=/usr/lib/raspi-config/init_resize.sh\n")
+    told = left_out(subject.generation)
+    assert [each.partition(":")[0] for each in told] == ["/etc/fstab", "cmdline.txt"]
+    made = personalise(subject)
+    assert "init_resize" not in made.cmdline
+    assert all(b"LABEL=data" not in file.content for file in made.files)
 
 
 GOOD = "root=/dev/nfs nfsroot=192.168.2.1:/srv/x,vers=3,tcp rw ip=dhcp"
