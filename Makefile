@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help image boot netboot check lint unit test fuzz bench clean install system
+.PHONY: help image boot netboot check lint unit test fuzz torture bench clean install system
 
 RECIPE ?= recipes/golden.yaml
 IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
@@ -16,6 +16,8 @@ ARGS ?=
 PEERS ?=
 EMULATION ?=
 N ?= 10000
+torture: N = 1000
+SEED ?=
 
 # sudo forgets the environment: these pass.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=CI,PIBUILD_CACHE,PIBUILD_DEBUG,http_proxy,https_proxy,no_proxy)
@@ -35,7 +37,7 @@ TEST_PACKAGES := \
 # What benchmarks compare with.
 BENCH_PACKAGES := rsync $(if $(PEERS),mkosi)
 WANTED = $(PACKAGES)
-test unit bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+test unit torture bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
 bench: WANTED += $(BENCH_PACKAGES)
 SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
 POLICY := /usr/sbin/policy-rc.d
@@ -74,6 +76,9 @@ test: install ## every test: root, network, and machines booted under QEMU
 
 fuzz: install ## N damaged inputs for every parser of foreign input; what is not survived is kept in tests/crashes
 	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m tests.fuzz --number $(N) $(ARGS)
+
+torture: install ## N commands killed at random moments, with full disks and two at once: nothing lost, nothing left; SEED=
+	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m tests.torture $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: install ## measure builds and explode; EMULATION=1 also what emulation costs, PEERS=1 also mkosi
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)

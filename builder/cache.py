@@ -109,6 +109,14 @@ class Cache:
         if path.is_dir() and not is_open(path):
             path.rename(self.tmp / f"aside-{secrets.token_hex(6)}")
 
+    def discard(self, path: Path) -> None:
+        """Remove an entry: its name is gone at once, so that no build ever takes half of it for the whole."""
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        with self.scratch("gone") as place:
+            path.rename(place / "entry")
+
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep what is in the cache from being collected while the block runs; any number of builds at once."""

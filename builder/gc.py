@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.cache import Cache
-from builder.scratch import remove_tree
 
 _DAY = 86400
 
@@ -40,7 +39,7 @@ def collect(cache: Cache, *, keep_days: int, dry_run: bool) -> tuple[Removed, ..
         cache.prepare()
         with cache.unused():
             for entry in found:
-                remove_tree(entry.path)
+                cache.discard(entry.path)
     return tuple(found)
 
 
