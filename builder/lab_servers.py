@@ -20,8 +20,9 @@ from builder.inventory_models import Dhcp, Nfs, Tftp
 from builder.run import find_tool
 from builder.services import NAT
 from builder.services_dhcp import DHCPD_DEFAULTS, DNSMASQ, KEA, TFTPD
-from builder.services_files import Serving
+from builder.services_files import Serving, netboot
 from builder.services_nfs import GANESHA
+from builder.services_tftp import view_script
 
 Port = tuple[str, int]
 _MOUNTD = 20048
@@ -102,7 +103,9 @@ def _dnsmasq(here: Serving) -> Server:
         ("udp", 67): cluster.dhcp.server == "dnsmasq",
         ("udp", 69): cluster.tftp.server == "dnsmasq",
     }
-    argv = (str(tool), "--keep-in-foreground", f"--conf-file={DNSMASQ}", "--log-facility=-", "--pid-file=")
+    options = f"--keep-in-foreground --conf-file={DNSMASQ} --log-facility=- --pid-file="
+    sees = f"{view_script(netboot(here.inventory).tftp)}; " if cluster.tftp.server == "dnsmasq" else ""
+    argv = ("sh", "-ec", f"{sees}exec {tool} {options}")
     return Server(name="dnsmasq", argv=argv, ports=frozenset(port for port, wanted in asked.items() if wanted))
 
 

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from builder.inventory import Node
 from builder.inventory_names import AddressRange
 from builder.services_files import CONFIG, ConfigFile, Serving, fill, netboot
+from builder.services_tftp import VIEW, view_files
 
 DNSMASQ = PurePosixPath("/etc/dnsmasq.d/pibuild.conf")
 RESERVATIONS = CONFIG / "dnsmasq-reservations"
@@ -69,6 +70,8 @@ def dhcp_files(here: Serving) -> list[ConfigFile]:
         files.append(ConfigFile(path=DHCPD_DEFAULTS, text=defaults))
     if cluster.dhcp.server == "kea":
         files.append(ConfigFile(path=KEA, text=kea(here)))
+    if cluster.tftp.server == "dnsmasq":
+        files += view_files(here)
     if cluster.tftp.server == "tftpd-hpa":
         text = fill("tftpd-hpa.j2", here, tftp_root=netboot(here.inventory).tftp)
         files.append(ConfigFile(path=TFTPD, text=text))
@@ -89,7 +92,7 @@ def dnsmasq(here: Serving) -> str:
         dns=here.answers_dns,
         lease=cluster.dhcp.lease,
         reservations=RESERVATIONS,
-        tftp_root=netboot(here.inventory).tftp,
+        tftp_root=VIEW,
         tftp_max=min(max(fewest, _NODE_TRANSFERS * len(here.netbooting)), most),
     )
 

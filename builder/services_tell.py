@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import VerdictError
 from builder.run import run
-from builder.services_files import Serving
+from builder.services_files import Serving, netboot
 from builder.services_leases import contradicting, replace
 from builder.services_nfs import exports
 from builder.services_packages import require_installed
@@ -24,6 +24,7 @@ class Servers:
 
     here: Serving
     said: list[Command] = field(default_factory=list)
+    before: States | None = None
 
     def require(self) -> None:
         """Look for all that is needed, before anything is changed. Raises HostError."""
@@ -31,12 +32,14 @@ class Servers:
 
     def retire(self, changed: Collection[PurePosixPath]) -> None:
         """Stop the servers that are not wanted any more; their units may go with the files. Raises CommandError."""
-        for command in retiring(self.here, changed, _states(ALL)):
+        self.before = _states(ALL)
+        for command in retiring(self.here, changed, self.before):
             self._tell(command)
 
     def update(self, changed: Collection[PurePosixPath]) -> None:
         """Let the servers know of new files. Raises CommandError or VerdictError when one does not take them."""
         states = _states(ALL)
+        (netboot(self.here.inventory).tftp / "boot").mkdir(parents=True, exist_ok=True)
         for export in exports(self.here):
             export.path.mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
         self._take_leases(states)
@@ -62,13 +65,17 @@ class Servers:
         self.said.append(command)
         run(command, timeout=_TIMEOUT, hint=_journal(command[-1]) if command[0] == "systemctl" else "")
 
+    @property
+    def _ran(self) -> frozenset[str]:
+        return self.before.active if self.before else frozenset()
+
     def halt(self) -> list[str]:
         """Stop what was started, while its unit is still there; return what failed even so."""
-        return _failed(halting(self.said))
+        return _failed(halting(self.said, self._ran))
 
     def undo(self) -> list[str]:
         """Let the servers that were told know that the old files are back; return what failed even so."""
-        return _failed(undoing(self.said))
+        return _failed(undoing(self.said, self._ran))
 
 
 def _failed(told: Collection[Command]) -> list[str]:
@@ -76,26 +83,26 @@ def _failed(told: Collection[Command]) -> list[str]:
     return [" ".join(one.argv) for one in ended if one.returncode != 0]
 
 
-def halting(said: Collection[Command]) -> list[Command]:
-    """Return what stops the servers that were started, not those that were only stopped for a while."""
-    paused = [command[-1] for command in said if command[:2] == ("systemctl", "stop")]
+def halting(said: Collection[Command], ran: Collection[str]) -> list[Command]:
+    """Return what stops the servers that were started and did not run before; `ran` are those that did."""
     enabled = [command[-1] for command in said if command[:2] == ("systemctl", "enable")]
     started = [command[-1] for command in said if command[:2] == ("systemctl", "start")]
-    return [
-        ("systemctl", "disable", *(["--now"] if unit in started else []), unit)
-        for unit in dict.fromkeys([*enabled, *started])
-        if unit not in paused
-    ]
+    new = [unit for unit in dict.fromkeys([*enabled, *started]) if unit not in ran]
+    return [("systemctl", "disable", *(["--now"] if unit in started else []), unit) for unit in new]
 
 
-def undoing(said: Collection[Command]) -> list[Command]:
-    """Return what undoes commands that were run, of which the last may have failed: nobody else hears of it."""
-    paused = [command[-1] for command in said if command[:2] == ("systemctl", "stop")]
-    started = [command[-1] for command in said if command[:2] == ("systemctl", "start") and command[-1] not in paused]
+def undoing(said: Collection[Command], ran: Collection[str]) -> list[Command]:
+    """Return what undoes commands that were run, of which the last may have failed: nobody else hears of it.
+
+    One that was stopped for a while, or with what it needs, starts anew: it may have read the new files.
+    """
+    started = [command[-1] for command in said if command[:2] == ("systemctl", "start")]
     again = [command for command in said if _verb(command) in _AGAIN and command[-1] not in started]
-    back: list[Command] = [("systemctl", "enable", "--now", one[-1]) for one in said if _verb(one) == "disable"]
     there = [command for command in again if command[0] != "sysctl" or Path(command[-1]).is_file()]
-    return [*there, *back, *(("systemctl", "start", unit) for unit in paused)]
+    back: list[Command] = [("systemctl", "enable", "--now", one[-1]) for one in said if _verb(one) == "disable"]
+    paused = [command[-1] for command in said if command[:2] == ("systemctl", "stop")]
+    anew = [unit for unit in dict.fromkeys([*paused, *started]) if unit in ran]
+    return [*there, *back, *(("systemctl", "restart", unit) for unit in anew)]
 
 
 def _verb(command: Command) -> str:

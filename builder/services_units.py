@@ -14,6 +14,7 @@ from builder.services import FLEET_UNIT, HOSTS, NAT, NAT_UNIT, SYSCTL, serves_fl
 from builder.services_dhcp import DHCPD, DHCPD_DEFAULTS, DNSMASQ, KEA, RESERVATIONS, TFTPD
 from builder.services_files import Serving
 from builder.services_nfs import EXPORTS, GANESHA, NFS_CONF
+from builder.services_tftp import BOOT_MOUNT, DROP_IN, MOUNT
 
 Command = tuple[str, ...]
 
@@ -35,9 +36,11 @@ def _hang_up(unit: str) -> Command:
 
 ISC = Unit(name="isc-dhcp-server.service", restart_on=(DHCPD, DHCPD_DEFAULTS))  # dhcpd reads its file once
 KEA_UNIT = Unit(name="kea-dhcp4-server.service", reload_on=(KEA,), reload=_hang_up("kea-dhcp4-server.service"))
+TFTP_MOUNT = Unit(name=MOUNT.name, restart_on=(MOUNT,))  # a restart takes the mount on it along, and dnsmasq
+TFTP_BOOT_MOUNT = Unit(name=BOOT_MOUNT.name, restart_on=(BOOT_MOUNT,))
 DNSMASQ_UNIT = Unit(
     name="dnsmasq.service",
-    restart_on=(DNSMASQ,),
+    restart_on=(DNSMASQ, DROP_IN, MOUNT, BOOT_MOUNT),
     reload_on=(RESERVATIONS, HOSTS),
     reload=("systemctl", "reload", "dnsmasq.service"),
 )
@@ -50,8 +53,8 @@ NAT_SERVICE = Unit(
     reload=("systemctl", "reload", "pibuild-nat.service"),
 )
 FLEET = Unit(name="pibuild-fleet.service", restart_on=(FLEET_UNIT,))
-ALL = (ISC, KEA_UNIT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE, FLEET)
-_OURS = {NAT_SERVICE: NAT_UNIT, FLEET: FLEET_UNIT}
+ALL = (ISC, KEA_UNIT, TFTP_MOUNT, TFTP_BOOT_MOUNT, DNSMASQ_UNIT, TFTPD_UNIT, NFS, GANESHA_UNIT, NAT_SERVICE, FLEET)
+_OURS = (NAT_UNIT, FLEET_UNIT, MOUNT, BOOT_MOUNT, DROP_IN)  # files of systemd's
 # Patterns, which match nothing on a server that has no forwarder installed
 FORWARDER = ("vmagent.servic[e]", "prometheus-node-exporter.servic[e]")
 
@@ -75,6 +78,8 @@ def wanted_units(here: Serving) -> tuple[Unit, ...]:
     wanted = {
         ISC: cluster.dhcp.server == "isc-dhcp",
         KEA_UNIT: cluster.dhcp.server == "kea",
+        TFTP_MOUNT: cluster.tftp.server == "dnsmasq",
+        TFTP_BOOT_MOUNT: cluster.tftp.server == "dnsmasq",
         DNSMASQ_UNIT: here.runs_dnsmasq,
         TFTPD_UNIT: cluster.tftp.server == "tftpd-hpa",
         NFS: cluster.nfs.server == "kernel",
@@ -107,7 +112,7 @@ def commands(here: Serving, changed: Collection[PurePosixPath], states: States) 
     One that was installed and not configured has failed to start, at installation and at every boot: its failures are
     forgotten first, for systemd gives up on a unit that fails too often.
     """
-    told: list[Command] = [("systemctl", "daemon-reload")] if set(_OURS.values()) & set(changed) else []
+    told: list[Command] = [("systemctl", "daemon-reload")] if set(_OURS) & set(changed) else []
     if SYSCTL in changed and here.entry.uplink is not None:
         told.append(("sysctl", "-q", "-p", str(SYSCTL)))
     for unit in wanted_units(here):

@@ -23,6 +23,7 @@ from builder.services_apply import apply
 from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
 from builder.services_files import ServerRole
 from builder.services_leases import dnsmasq_kept, kea_kept, wanted
+from builder.services_tftp import BOOT_MOUNT, MOUNT, VIEW
 from tests.clusters import DYNAMIC, variant
 
 pytestmark = pytest.mark.root
@@ -279,45 +280,77 @@ def test_what_a_checker_refuses_changes_nothing(
     assert {file: file.read_bytes() for file in (root / "etc").rglob("*") if file.is_file()} == before
 
 
+FETCH = """  # prints what each file has: block size and checksum, or the error
+import hashlib, sys, time
+from builder.tftp import *
+for name in sys.argv[1:]:
+    for _ in range(20):
+        try:
+            got = get(Server(host="192.168.2.1", timeout=1), name)
+            print(got.block_size, hashlib.sha256(got.data).hexdigest())
+            break
+        except TftpError as error:
+            if error.code is not None:
+                print("refused", error.code)
+                break
+            time.sleep(0.1)
+"""
+
+
+def fetched(made: Network, *names: str) -> list[str]:
+    """Return what a board is given of each file."""
+    asked = ["ip", "netns", "exec", made.client, sys.executable, "-c", FETCH, *names]
+    return run(asked, cwd=PROJECT, timeout=120).stdout.splitlines()
+
+
 @pytest.mark.parametrize("server", ["dnsmasq", "tftpd-hpa"])
-def test_a_board_loads_its_files_over_tftp(server: str, tmp_path: Path) -> None:
+def test_a_board_loads_its_files_over_tftp_and_nothing_that_its_node_links_to(server: str, tmp_path: Path) -> None:
+    """A node can write in its boot directory; files of the login node that anybody can read lie beside the tree."""
     inventory = load_inventory(variant(tmp_path, tftp=server))
     root = tmp_path / "tftp"
-    (root / "boot" / NODE / "1").mkdir(parents=True)
+    boot = root / "boot" / NODE / "1"
+    boot.mkdir(parents=True)
     (root / "c0a3cab4").symlink_to(f"boot/{NODE}/1")
     content = bytes(range(256)) * 4000
-    (root / "c0a3cab4" / "start4.elf").write_bytes(content)
+    (boot / "start4.elf").write_bytes(content)
+    (tmp_path / "secret").write_text("the login node's\n")
+    (root.parent / "state").mkdir()
+    (root.parent / "state/key").write_text("the login node's\n")
+    (boot / "rootfs").symlink_to("/")
+    (boot / "up").symlink_to("../../../..")
+    (boot / "file").symlink_to(tmp_path / "secret")
+    (root / "boot" / NODE / "2").symlink_to(tmp_path)
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)  # the servers are not root when they read
     files = write(inventory, "login", tmp_path)
+    outside = ("rootfs" + str(tmp_path / "secret"), "up/secret", "up/state/key", "file", "../../../../secret")
+    asked = [f"c0a3cab4/{name}" for name in outside] + [f"boot/{NODE}/2/secret", str(tmp_path / "secret")]
     with network("192.168.2.1") as made:
         run(["ip", "-n", made.client, "address", "add", "192.168.2.30/24", "dev", "eth0"])
         argv = tftp_command(server, files, root, tmp_path)
         with spawn(["ip", "netns", "exec", made.server, *argv]):
-            script = (
-                "import hashlib, sys; from builder.tftp import *; "
-                "got = get(Server(host='192.168.2.1', timeout=2), sys.argv[1]); "
-                "print(got.block_size, hashlib.sha256(got.data).hexdigest())"
-            )
-            said = ""
-            for _ in range(10):
-                asked = ["ip", "netns", "exec", made.client, sys.executable, "-c", script, "c0a3cab4/start4.elf"]
-                ended = run(asked, cwd=PROJECT, check=False, merge=True)
-                said = ended.stdout
-                if ended.returncode == 0:
-                    break
-                time.sleep(0.3)
-    assert said.split() == ["1468", hashlib.sha256(content).hexdigest()]
+            first, *others = fetched(made, "c0a3cab4/start4.elf", *asked)
+    assert first.split() == ["1468", hashlib.sha256(content).hexdigest()]
+    assert len(others) == len(asked)
+    assert {line.split()[0] for line in others} == {"refused"}, dict(zip(asked, others, strict=True))
 
 
 def tftp_command(server: str, files: Mapping[PurePosixPath, Path], root: Path, scratch: Path) -> list[str]:
     """Return how a TFTP server is started with what was rendered, on another directory."""
     if server == "dnsmasq":
-        text = files[DNSMASQ].read_text().replace("/srv/netboot/tftp", str(root))
-        (scratch / "dnsmasq.conf").write_text(text)
-        return ["dnsmasq", "-k", "--user=nobody", "-C", str(scratch / "dnsmasq.conf"), f"--pid-file={scratch / 'pid'}"]
+        mounts = [_mount_command(files[unit], root) for unit in (MOUNT, BOOT_MOUNT)]
+        script = " && ".join(["mount -t tmpfs none /run", f"mkdir -p {VIEW}", *mounts, 'exec "$@"'])
+        argv = ["dnsmasq", "-k", "--user=nobody", "-C", str(files[DNSMASQ]), f"--pid-file={scratch / 'pid'}"]
+        return ["unshare", "-m", "sh", "-ec", script, "view", *argv]
     settings = dict(line.split("=", 1) for line in files[TFTPD].read_text().splitlines() if "=" in line[:20])
     values = {name: value.strip('"') for name, value in settings.items()}
     assert values["TFTP_DIRECTORY"] in ("/srv/netboot/tftp", str(root))
     options = [*values["TFTP_OPTIONS"].split(), "--user", values["TFTP_USERNAME"], "--address", values["TFTP_ADDRESS"]]
     return ["in.tftpd", "--foreground", *options, str(root)]
+
+
+def _mount_command(unit: Path, root: Path) -> str:
+    """Return what systemd runs for a mount unit (systemd.mount(5)), of another tree."""
+    words = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
+    what = words["What"].replace("/srv/netboot/tftp", str(root))
+    return f"mount {what} {words['Where']} -t {words['Type']} -o {words['Options']}"

@@ -75,7 +75,7 @@ def test_other_servers_by_setting() -> None:
     files = {file.path: file.text for file in render(inside, "login")}
     assert DHCPD not in files
     assert TFTPD not in files
-    assert "tftp-root=/tmp/netboot/tftp" in files[DNSMASQ]
+    assert "tftp-root=/run/pibuild/tftp\n" in files[DNSMASQ]
     assert inside.cluster.dhcp.lease == LAB.cluster.dhcp.lease
 
 

@@ -37,6 +37,8 @@ from builder.services_units import (
     KEA_UNIT,
     NAT_SERVICE,
     NFS,
+    TFTP_BOOT_MOUNT,
+    TFTP_MOUNT,
     TFTPD_UNIT,
     States,
     commands,
@@ -187,7 +189,8 @@ def test_what_can_reload_is_not_restarted(tmp_path: Path) -> None:
 
 def test_another_dhcp_server_takes_over_from_the_one_that_ran(tmp_path: Path) -> None:
     here = serving(_inventory(tmp_path, "kea"), "backup")
-    running = States(active=frozenset({ISC.name, NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name}))
+    others = {NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name, TFTP_MOUNT.name, TFTP_BOOT_MOUNT.name}
+    running = States(active=frozenset({ISC.name, *others}))
     assert retiring(here, [KEA], running) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
     assert commands(here, [KEA], running) == [
         ("systemctl", "enable", "kea-dhcp4-server.service"),
@@ -235,15 +238,14 @@ def test_only_who_was_told_hears_of_an_undo(tmp_path: Path) -> None:
         ("systemctl", "start", "tftpd-hpa.service"),
         ("exportfs", "-ra"),
     ]
-    assert (halting([]), undoing([])) == ([], [])
-    assert (halting(said[:1]), undoing(said[:1])) == (
-        [],
-        [("systemctl", "enable", "--now", "kea-dhcp4-server.service")],
-    )
-    assert halting(said[:3]) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
-    assert undoing(said) == [said[3], said[6], ("systemctl", "enable", "--now", "kea-dhcp4-server.service")]
+    ran = states.active
+    back = ("systemctl", "enable", "--now", "kea-dhcp4-server.service")
+    assert (halting([], ran), undoing([], ran)) == ([], [])
+    assert (halting(said[:1], ran), undoing(said[:1], ran)) == ([], [back])
+    assert halting(said[:3], ran) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
+    assert undoing(said, ran) == [said[3], said[6], back]
     paused = [("systemctl", "stop", "dnsmasq.service"), ("systemctl", "start", "dnsmasq.service")]
-    assert (halting(paused), undoing(paused)) == ([], [("systemctl", "start", "dnsmasq.service")])
+    assert (halting(paused, ran), undoing(paused, ran)) == ([], [("systemctl", "restart", "dnsmasq.service")])
 
 
 def installed(root: Path, units: Iterable[str], tools: Iterable[str]) -> Path:
