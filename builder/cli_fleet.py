@@ -9,7 +9,7 @@ import click
 
 from builder import console
 from builder.cli_node import cluster_option, dest_option
-from builder.cli_options import NamedFile, example, json_option, plain
+from builder.cli_options import NamedFile, ServedDirectory, example, json_option, plain
 
 _database_option = click.option(
     "--database",
@@ -23,7 +23,7 @@ _database_option = click.option(
 _FILE = NamedFile(readable=False)
 _dest_option = click.option(
     "--dest",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    type=ServedDirectory(readable=False),
     help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
 )
 

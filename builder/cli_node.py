@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from builder import console
-from builder.cli_options import NamedFile, example, json_option, plain
+from builder.cli_options import NamedFile, ServedDirectory, example, json_option, plain
 
 if TYPE_CHECKING:
     from builder.explode import Exploded
@@ -22,7 +22,7 @@ cluster_option = click.option(
 )
 dest_option = click.option(
     "--dest",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=ServedDirectory(),
     help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
 )
 dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")

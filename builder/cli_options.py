@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from builder.inventory_names import place_problem
 from builder.named_file import no_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,6 +39,20 @@ class NamedFile(click.Path):
         with contextlib.suppress(OSError):  # the command says it in its own words
             if told := no_file(os.stat(path).st_mode):  # noqa: PTH116 - a path of a person's, as it is
                 self.fail(f"{value}: {told}", parameter, context)
+        return path
+
+
+class ServedDirectory(click.Path):
+    """The directory that nodes boot from. Exports, fstab and command lines name it: what they misread is refused."""
+
+    def __init__(self, *, readable: bool = True) -> None:
+        super().__init__(file_okay=False, readable=readable, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        path = super().convert(value, parameter, context)
+        if problem := place_problem(os.path.abspath(os.fsdecode(path))):  # noqa: PTH100 - links stay
+            self.fail(f"{str(value)!r} {problem}; like /srv/netboot", parameter, context)
         return path
 
 

@@ -14,7 +14,16 @@ from builder.boards import BOARDS, NAMES
 from builder.complaints import did_you_mean
 from builder.errors import Problem
 from builder.inventory_models import InventoryFile, NodeEntry, Settings
-from builder.inventory_names import READ_MAC, READ_SERIAL, AddressRange, hostname, mac_of, range_of, serial_of
+from builder.inventory_names import (
+    READ_MAC,
+    READ_SERIAL,
+    AddressRange,
+    hostname,
+    mac_of,
+    place_problem,
+    range_of,
+    serial_of,
+)
 from builder.model_manifest import name_problem
 from builder.steps.sshkeys import key_problem
 from builder.yamlfile import Document
@@ -89,8 +98,8 @@ class Checks:
             self.address(("cluster", "dns", index), "name server", server)
         for index, server in enumerate(cluster.ntp):
             self.form(("cluster", "ntp", index), "time server", server, _WORD)
-        if not PurePosixPath(cluster.netboot).is_absolute():
-            self.complain(("cluster", "netboot"), f"netboot '{cluster.netboot}' is not an absolute path")
+        if problem := place_problem(cluster.netboot):
+            self.complain(("cluster", "netboot"), f"netboot '{cluster.netboot}' {problem}", "like /srv/netboot")
         self.form(("cluster", "name"), "the cluster's name", cluster.name, _WORD)
         self.form(("cluster", "domain"), "domain", cluster.domain, _WORD)
         zones = zoneinfo.available_timezones()  # none where the machine has no tzdata

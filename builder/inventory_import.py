@@ -33,10 +33,12 @@ class NewNode:
 def import_pi_info(path: Path, *, role: str = "worker") -> tuple[NewNode, ...]:
     """Read the lab's pi_info.txt: a line a node, `NAME MAC SERIAL IP`, split by blanks; `#` starts a comment.
 
+    A line ends at a line feed alone; a mark of the byte order, as Windows' editors put it first, is passed over.
+
     Raises InputError with every line that is wrong.
     """
     try:
-        lines = read_named(path).decode().splitlines()
+        lines = read_named(path).decode("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise InputError(Problem(message=f"{path}: {str(reason).lower()}")) from error

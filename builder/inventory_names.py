@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, 2.1
+_PLACE = re.compile(r"(/[A-Za-z0-9._@+-]+)+/?")  # means itself in exports(5), fstab(5), systemd.mount(5) and nfsroot=
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}|[0-9a-f]{2}(-[0-9a-f]{2}){5}")
 _SHORT, _LONG = 8, 16  # hex digits of a serial number: what the bootloader asks with, what /proc/cpuinfo shows
 READ_SERIAL = "read it off the board: cat /proc/cpuinfo | grep Serial (the last 8 digits count), and quote it"
@@ -66,3 +67,15 @@ def range_of(written: str) -> AddressRange:
     if end < begin:
         raise ValueError(f"{end} comes before {begin}")
     return AddressRange(first=begin, last=end)
+
+
+def place_problem(written: str) -> str:
+    """Return why a directory cannot be the one that nodes boot from, "" when it can: many files name it."""
+    if not written.startswith("/"):
+        return "is not an absolute path"
+    if ".." in written.split("/") or not written.strip("/"):
+        return "is not a directory of its own"
+    if _PLACE.fullmatch(written):
+        return ""
+    odd = next((character for character in written if not re.fullmatch(r"[A-Za-z0-9._@+/-]", character)), "//")
+    return f"has {odd!r}, which exports, fstab or the kernel's nfsroot= would take for something else"

@@ -6,17 +6,17 @@ A board that is replaced, or takes an address that another one had, gets none as
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from builder.inventory import Inventory
 from builder.inventory_names import AddressRange
+from builder.services_place import at, put, read_text
 
-DNSMASQ_LEASES = Path("/var/lib/misc/dnsmasq.leases")
-KEA_LEASES = Path("/var/lib/kea/kea-leases4.csv")  # and .1, .2, .completed of its own cleaning
+DNSMASQ_LEASES = PurePosixPath("/var/lib/misc/dnsmasq.leases")
+KEA_LEASES = PurePosixPath("/var/lib/kea/kea-leases4.csv")  # and .1, .2, .completed of its own cleaning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,13 @@ class Wanted:
     pool: AddressRange | None
 
     def keeps(self, mac: str, address: str) -> bool:
-        """Return whether a lease may stay."""
-        given = IPv4Address(address)
+        """Return whether a lease may stay. A line that is none is the server's to judge."""
+        try:
+            given = IPv4Address(address)
+        except ValueError:
+            return True
+        if not mac:
+            return True
         if mac.lower() in self.reserved:
             return self.reserved[mac.lower()] == given
         return self.pool is not None and given in self.pool
@@ -42,8 +47,8 @@ def wanted(inventory: Inventory) -> Wanted:
 
 def dnsmasq_kept(text: str, fits: Wanted) -> str:
     """Return dnsmasq's leases (`expiry MAC address name client-id` a line) without those that do not fit."""
-    lines = text.splitlines(keepends=True)
-    return "".join(line for line in lines if not _is_ipv4_lease(line.split()) or fits.keeps(*line.split()[1:3]))
+    lines = text.split("\n")
+    return "\n".join(line for line in lines if not _is_ipv4_lease(line.split()) or fits.keeps(*line.split()[1:3]))
 
 
 def _is_ipv4_lease(words: list[str]) -> bool:
@@ -53,30 +58,30 @@ def _is_ipv4_lease(words: list[str]) -> bool:
 
 def kea_kept(text: str, fits: Wanted) -> str:
     """Return Kea's leases (CSV with a heading: address,hwaddr,…) without those that do not fit."""
-    heading, *rows = text.splitlines(keepends=True) or [""]
-    return heading + "".join(row for row in rows if fits.keeps(*reversed(row.split(",")[:2])))
+    heading, *rows = text.split("\n")
+    return "\n".join([heading, *(row for row in rows if fits.keeps(*_mac_and_address(row)))])
 
 
-def contradicting(inventory: Inventory, root: Path = Path("/")) -> dict[Path, str]:
-    """Return the lease files that have to change, with their new text."""
+def _mac_and_address(row: str) -> tuple[str, str]:
+    """Return what a row of Kea's says, "" for what it lacks."""
+    address, _, more = row.partition(",")
+    return more.partition(",")[0], address
+
+
+def contradicting(inventory: Inventory, root: Path = Path("/")) -> dict[PurePosixPath, str]:
+    """Return the lease files that have to change, with their new text. Raises HostError for what is no file."""
     fits, server = wanted(inventory), inventory.cluster.dhcp.server
+    books: dict[PurePosixPath, Callable[[str, Wanted], str]] = {}
     if server == "dnsmasq":
-        path = root / DNSMASQ_LEASES.relative_to("/")
-        books = {path: dnsmasq_kept(path.read_text(), fits)} if path.is_file() else {}
+        books = {DNSMASQ_LEASES: dnsmasq_kept}
     elif server == "kea":
-        home = root / KEA_LEASES.parent.relative_to("/")
-        found = [path for path in home.glob(f"{KEA_LEASES.name}*") if path.suffix != ".pid"]
-        books = {path: kea_kept(path.read_text(), fits) for path in sorted(found)}
-    else:
-        books = {}
-    return {path: text for path, text in books.items() if text != path.read_text()}
+        found = at(root, KEA_LEASES.parent).glob(f"{KEA_LEASES.name}*")
+        books = {KEA_LEASES.with_name(path.name): kea_kept for path in sorted(found) if path.suffix != ".pid"}
+    texts = {path: (read_text(root, path) or "", keep) for path, keep in books.items()}
+    kept = {path: (text, keep(text, fits)) for path, (text, keep) in texts.items()}
+    return {path: after for path, (before, after) in kept.items() if before != after}
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: PurePosixPath, text: str, root: Path = Path("/")) -> None:
     """Write a lease file anew, its owner and mode as they were. Its server must not run."""
-    facts = path.stat()
-    new = path.with_name(f".{path.name}.pibuild")
-    new.write_text(text)
-    os.chown(new, facts.st_uid, facts.st_gid)
-    new.chmod(facts.st_mode & 0o7777)
-    new.replace(path)
+    put(root, path, text.encode(errors="surrogateescape"), like=at(root, path))

@@ -42,11 +42,12 @@ def read(root: Path, path: PurePosixPath) -> bytes | None:
         descriptor = os.open(live, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
+        os.close(descriptor)
+        why = "is larger than any file of a server" if stat.S_ISREG(facts.st_mode) else "is no regular file"
+        raise HostError(f"{live} {why}", hint=f"ls -l {live}; move it away")
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST:
-            why = "is larger than any file of a server" if stat.S_ISREG(facts.st_mode) else "is no regular file"
-            raise HostError(f"{live} {why}", hint=f"ls -l {live}; move it away")
         return file.read(_LARGEST + 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import tempfile
 import time
@@ -9,14 +11,17 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.cli_options import ServedDirectory
 from builder.errors import InputError
 from builder.inventory import find_inventory, load_inventory
 from builder.inventory_explain import explain
 from builder.inventory_names import hostname, mac_of, range_of, serial_of
+from tests.clusters import LAB
 
 HERE = Path(__file__).parent.parent
 INVALID = sorted((HERE / "inventories").glob("*.yaml"))
@@ -249,3 +254,42 @@ def test_an_address_is_taken_when_it_is_in_the_subnet_and_in_no_pool(address: in
     told = problems_of(HEAD.replace("POOL", pool) + line)
     good = 1 < address < 255 and not first <= address <= last
     assert (told == []) == good, told
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("/srv/net boot", "has ' '"),
+        ("/srv/net\tboot", "has '\\t'"),
+        ("/srv/a,b", "has ','"),
+        ("/srv/a:b", "has ':'"),
+        ("/srv/a#b", "has '#'"),
+        ("/srv/a(b)", "has '('"),
+        ("/srv/a%b", "has '%'"),
+        ("/srv/a\\b", "has '\\\\'"),
+        ("/srv/é", "has 'é'"),
+        ("/srv//a", "has '//'"),
+        ("/srv/../etc", "is not a directory of its own"),
+        ("/", "is not a directory of its own"),
+        ("srv/netboot", "is not an absolute path"),
+    ],
+)
+def test_a_directory_that_exports_or_the_kernel_would_misread_is_refused_with_its_place(
+    written: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(LAB.read_text().replace("netboot: /srv/netboot", f"netboot: {json.dumps(written)}"))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        load_inventory(path)
+    assert caught.value.problems[0].mark is not None
+    assert (
+        caught.value.problems[0].mark.line
+        == path.read_text().split("\n").index(f"  netboot: {json.dumps(written)}") + 1
+    )
+
+
+@pytest.mark.parametrize("written", ["/srv/net boot", "/srv/a,b", "a:b", "/"])
+def test_so_is_one_that_a_command_is_given(written: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"has '|is not a directory of its own"):
+        ServedDirectory().convert(written, None, None)
+    assert ServedDirectory().convert("netboot", None, None) == Path("netboot")

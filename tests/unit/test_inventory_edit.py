@@ -272,3 +272,11 @@ def test_an_imported_list_makes_a_cluster(block: Path, tmp_path: Path) -> None:
     path.write_text("b 02:00:00:00:00:0b 0000000b 10.0.0.11\nc 02:00:00:00:00:0c 0000000c 10.0.0.12\n")
     add_nodes(block, import_pi_info(path))
     assert [node.name for node in load_inventory(block).nodes] == ["gate", "a", "b", "c"]
+
+
+def test_a_list_from_windows_and_one_with_odd_characters_in_a_comment_are_read_by_line_feeds(tmp_path: Path) -> None:
+    path = tmp_path / "pi_info.txt"
+    row = "green9 e4:5f:01:f6:07:99 85b6d0e9 192.168.2.99"
+    for text in (f"\ufeff{row}\r\n", f"# was\x0c{row}\u2028{row}\x85\n{row}\n"):
+        path.write_bytes(text.encode())
+        assert [node.name for node in import_pi_info(path)] == ["green9"]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.dhcp_discover import read_offer
+from builder.errors import HostError
 from builder.inventory import load_inventory
 from builder.services_files import serving
 from builder.services_leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
@@ -83,8 +84,43 @@ def test_only_files_that_change_are_written(server: str, name: str, tmp_path: Pa
     book.write_text(stale)
     book.chmod(0o640)
     books = contradicting(inventory, tmp_path)
-    assert list(books) == [book]
-    replace(book, books[book])
+    assert [tmp_path / path.relative_to("/") for path in books] == [book]
+    for path, text in books.items():
+        replace(path, text, tmp_path)
     assert book.stat().st_mode & 0o777 == 0o640
     assert contradicting(inventory, tmp_path) == {}
     assert list(book.parent.iterdir()) == [book]
+
+
+@pytest.mark.parametrize(
+    ("server", "name", "damaged", "goes"),
+    [
+        (
+            "dnsmasq",
+            "misc/dnsmasq.leases",
+            b"0 aa\n\xff\xfe 1 2\n0 mac 192.168.2 x\n0 a\xe2\x80\xa8b 999.1.1.1\n\0\0\n17",
+            b"0 x 192.168.2.99 y\n",
+        ),
+        (
+            "kea",
+            "kea/kea-leases4.csv",
+            b"heading\n\n192.168.2.30\n,,,,\nnonsense,\xff\n192.168.2.300,aa\n\0",
+            b"192.168.2.99,aa:00:00:00:00:03,\n",
+        ),
+    ],
+)
+def test_damaged_lease_lines_stay_as_they_are_and_end_nothing(
+    server: str, name: str, damaged: bytes, goes: bytes, tmp_path: Path
+) -> None:
+    inventory = load_inventory(variant(tmp_path, dhcp=server))
+    book = tmp_path / "var/lib" / name
+    book.parent.mkdir(parents=True)
+    first, _, rest = damaged.partition(b"\n")
+    book.write_bytes(first + b"\n" + goes + rest)
+    ((path, text),) = contradicting(inventory, tmp_path).items()
+    replace(path, text, tmp_path)
+    assert book.read_bytes() == damaged
+    book.unlink()
+    book.mkdir()
+    with pytest.raises(HostError, match="is no regular file"):
+        contradicting(inventory, tmp_path)
