@@ -42,8 +42,8 @@ _root_option = click.option(
 def services() -> None:
     """Configure the servers nodes boot from.
 
-    DHCP, TFTP, NFS exports, NAT, hosts and ssh files of the login and the backup node, from the inventory. Both answer
-    a node identically.
+    DHCP, TFTP, NFS exports, NAT, hosts and ssh files of the login and the backup node, from the inventory. Both give a
+    board the same address and send it to the login node: the backup node has no roots and boot files to take over with.
     """
 
 
@@ -121,9 +121,9 @@ def check(
 ) -> None:
     """Say which part of a server is broken, and what to type.
 
-    Asks DHCP for a node's address, TFTP for every node's config.txt and NFS for its exports, as a board would; and
-    looks at disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. Without
-    root it cannot ask everything. Exits with 6 when something is broken.
+    Asks DHCP for every node's address, TFTP for its config.txt and NFS for its root, as a board would; and looks at
+    disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. What it cannot see,
+    from elsewhere or without root, is unknown and not ok. Exits with 6 when something is broken.
     """
     from builder.errors import VerdictError
     from builder.inventory import find_inventory, load_inventory
@@ -156,12 +156,16 @@ def check(
 def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
     """Replace the servers' files and reload.
 
-    The servers' own checkers read the new files first; when one refuses, nothing changes. A server that does not take
-    them gets the old ones back. What was there is kept in /var/backups/pibuild/services. Needs root.
+    What is not installed is named at once, and the servers' own checkers read the new files: then nothing has changed
+    yet. When a server does not take them, files and servers are put back; directories that were made and leases that
+    were taken out stay so. What an earlier apply wrote and nobody wants any more goes. What was there is kept in
+    /var/backups/pibuild/services. Needs root.
     """
     from builder.run import require_root
     from builder.services_apply import apply as apply_files
     from builder.services_check import say_checked
+    from builder.services_files import shortcoming
+    from builder.services_live_disk import sharing
     from builder.services_record import note_role
     from builder.services_tell import Servers
 
@@ -172,6 +176,9 @@ def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Pat
     servers = Servers(here=here) if live else None
     applied = apply_files(files, root, servers=servers)
     note_role(root, role)
+    for told in (shortcoming(here), *(sharing(here) if live else ())):
+        if told:
+            console.warn(told)
     commands = servers.said if servers else []
     if as_json:
         changes = [{"path": str(change.path), "kind": change.kind} for change in applied.changes]

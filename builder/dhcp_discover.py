@@ -10,7 +10,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import HostError
@@ -28,6 +28,7 @@ _OPTIONS = (
     (93, b"\0\0"),
 )
 _AGAIN = 1.0  # seconds between two questions
+_AT_ONCE = 32  # boards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +41,19 @@ class Offer:
 
 
 def discover(interface: str, mac: str, *, seconds: float) -> tuple[Offer, ...]:
-    """Return the offers to a MAC address that come within so many seconds, one of each server. Needs root.
+    """Return the offers to a MAC address that come within so many seconds, one of each server: see `discover_all`."""
+    return discover_all(interface, [mac], seconds=seconds, patient=True)[mac]
 
-    Raises HostError where the interface is not there.
+
+def discover_all(
+    interface: str, macs: Sequence[str], *, seconds: float, patient: bool = False
+) -> dict[str, tuple[Offer, ...]]:
+    """Return the offers to MAC addresses that come within so many seconds, one of each server. Needs root.
+
+    Some are asked for at a time. All is said when each has an offer and a second has passed, unless `patient`: a
+    server of somebody else's is heard then as well. Raises HostError where the interface is not there.
     """
-    hardware, transaction = bytes.fromhex(mac.replace(":", "")), secrets.randbits(32)
-    packet = _packet(hardware, transaction)
-    found: dict[str, Offer] = {}
-    end = time.monotonic() + seconds
+    found: dict[str, dict[str, Offer]] = {mac: {} for mac in macs}
     try:
         with (
             socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL)) as answers,
@@ -58,13 +64,20 @@ def discover(interface: str, mac: str, *, seconds: float) -> tuple[Offer, ...]:
                 question.setsockopt(socket.SOL_SOCKET, option, 1)
             question.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
             question.bind(("", _CLIENT_PORT))
-            while (now := time.monotonic()) < end:
-                question.sendto(packet, ("255.255.255.255", _SERVER_PORT))
-                for offer in _offers(answers, transaction, min(now + _AGAIN, end)):
-                    found.setdefault(offer.server, offer)
+            for some in (macs[at : at + _AT_ONCE] for at in range(0, len(macs), _AT_ONCE)):
+                asked = {secrets.randbits(32): mac for mac in some}
+                end = time.monotonic() + seconds
+                while (now := time.monotonic()) < end:
+                    for transaction, mac in asked.items():
+                        packet = _packet(bytes.fromhex(mac.replace(":", "")), transaction)
+                        question.sendto(packet, ("255.255.255.255", _SERVER_PORT))
+                    for mac, offer in _offers(answers, asked, min(now + _AGAIN, end)):
+                        found[mac].setdefault(offer.server, offer)
+                    if not patient and all(found[mac] for mac in some):
+                        break
     except OSError as error:
         raise HostError(f"{interface}: {error.strerror}", hint="ip link; ip address") from error
-    return tuple(found.values())
+    return {mac: tuple(offers.values()) for mac, offers in found.items()}
 
 
 def _packet(hardware: bytes, transaction: int) -> bytes:
@@ -75,16 +88,17 @@ def _packet(hardware: bytes, transaction: int) -> bytes:
     return header + _COOKIE + b"".join(bytes([code, len(value)]) + value for code, value in _OPTIONS) + b"\xff"
 
 
-def _offers(answers: socket.socket, transaction: int, until: float) -> Iterator[Offer]:
+def _offers(answers: socket.socket, asked: Mapping[int, str], until: float) -> Iterator[tuple[str, Offer]]:
     while (left := until - time.monotonic()) > 0:
         answers.settimeout(left)
         try:
             packet = answers.recv(4096)
         except TimeoutError:
             return
-        offer = read_offer(packet, transaction)
-        if offer is not None:
-            yield offer
+        for transaction, mac in asked.items():
+            offer = read_offer(packet, transaction)
+            if offer is not None:
+                yield mac, offer
 
 
 def read_offer(packet: bytes, transaction: int) -> Offer | None:

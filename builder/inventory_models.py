@@ -100,7 +100,7 @@ class ServerEntry(Written):
 
 
 class Servers(Written):
-    """Who serves: the login node, and the backup node that must answer when the login node is dead."""
+    """Who serves: the login node, and the backup node, which gives boards their addresses beside the login node."""
 
     login: ServerEntry
     backup: ServerEntry | None = None

@@ -73,6 +73,16 @@ def serving(inventory: Inventory, role: ServerRole) -> Serving:
     return Serving(inventory=inventory, role=role, entry=entry, node=inventory.node(entry.node))
 
 
+def shortcoming(here: Serving) -> str:
+    """Return what a server cannot do though its files say it might, "" for one that can."""
+    if here.role == "login":
+        return ""
+    return (
+        f"a backup server gives boards their addresses and sends them to the login node ({here.tftp_server}) for all "
+        "else: roots and boot files are not copied here. When the login node is dead, no board boots until it is back"
+    )
+
+
 def netboot(inventory: Inventory) -> Netboot:
     """Return where nodes' roots and boot files are. What a server exports are the parents, in which names change."""
     return Netboot(Path(inventory.cluster.netboot))

@@ -9,72 +9,49 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from builder.dhcp_discover import TFTP_SERVER, VENDOR, discover
-from builder.errors import HostError, PibuildError
+from builder.dhcp_discover import TFTP_SERVER, VENDOR, Offer, discover_all
+from builder.errors import PibuildError
 from builder.inventory import Node
 from builder.run import find_tool, run
 from builder.services import render
 from builder.services_apply import compare
 from builder.services_dhcp import PXE_MENU
-from builder.services_files import Serving, netboot
-from builder.services_nfs import Export, exports
+from builder.services_files import Serving, netboot, shortcoming
+from builder.services_live_disk import sharing
+from builder.services_live_nfs import nfs
+from builder.services_looked import NAMED, PATIENCE, Asked, Looked, named, restart
 from builder.services_record import is_interrupted
-from builder.services_units import DNSMASQ_UNIT, GANESHA_UNIT, ISC, KEA_UNIT, NFS, TFTPD_UNIT, Unit
+from builder.services_units import DNSMASQ_UNIT, ISC, KEA_UNIT, TFTPD_UNIT
 from builder.tftp import NOT_FOUND, Server, TftpError, get
 
-Result = Literal["ok", "broken", "unknown"]
-_PATIENCE = 3.0  # seconds for an answer
 _OFFERS = 5.0  # seconds: a server tries for three whether an address of a pool is free before it offers it
 _LEAST_FREE = 256 << 20  # bytes: less does not hold what a server writes in a week
 _AT_ONCE = 32
-_NAMED = 5  # nodes in a line
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """What a check found; `hint` is what to type when it is broken."""
-
-    check: str
-    result: Result
-    told: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """Whom to ask, with the directory that stands for its /. `here`: it is this machine; `nodes`: the nodes too."""
-
-    serving: Serving
-    root: Path
-    here: bool
-    nodes: bool
-
-    @property
-    def address(self) -> str:
-        """The server's address."""
-        return str(self.serving.node.address)
-
-    @property
-    def apply(self) -> str:
-        """The command that puts the servers' files in order."""
-        return f"sudo pibuild services apply --role {self.serving.role}"
 
 
 def ask(serving: Serving, root: Path, *, nodes: bool) -> tuple[Looked, ...]:
     """Return what every check finds, in the order in which one thing needs another. No check ends the others."""
     here = str(serving.node.address) in run(["ip", "-o", "-4", "address", "show"]).stdout.replace("/", " ").split()
     asked = Asked(serving=serving, root=root, here=here, nodes=nodes)
-    local = (_disks, _clock, _name, _configuration, _keys, _nat)
+    local = (_disks, _sharing, _clock, _name, _configuration, _keys, _nat)
     found: list[Looked] = []
-    for check in (_machine, *(local if here else ()), _dhcp, _tftp, _nfs, _other, *((_nodes,) if nodes else ())):
+    for check in (
+        _machine,
+        _takeover,
+        *(local if here else ()),
+        _dhcp,
+        _tftp,
+        nfs,
+        _other,
+        *((_nodes,) if nodes else ()),
+    ):
         found += _looked(check, asked)
     return tuple(found)
 
@@ -100,6 +77,16 @@ def _machine(asked: Asked) -> Iterator[Looked]:
         hint += f"{asked.address}/{asked.serving.inventory.subnet.prefixlen} dev {entry.interface}"
         told = f"{asked.address} is not this machine's: {name} is asked over the network"
         yield Looked(check="address", result="unknown", told=told, hint=hint)
+
+
+def _takeover(asked: Asked) -> Iterator[Looked]:
+    if told := shortcoming(asked.serving):
+        yield Looked(check="takeover", result="warning", told=told)
+
+
+def _sharing(asked: Asked) -> Iterator[Looked]:
+    for told in sharing(asked.serving):
+        yield Looked(check="netboot disk", result="warning", told=told)
 
 
 def _disks(asked: Asked) -> Iterator[Looked]:
@@ -170,7 +157,7 @@ def _configuration(asked: Asked) -> Iterator[Looked]:
         return
     changes = compare(render(asked.serving.inventory, asked.serving.role), asked.root)
     if changes:
-        names = ", ".join(str(change.path) for change in changes[:_NAMED]) + (" …" if len(changes) > _NAMED else "")
+        names = ", ".join(str(change.path) for change in changes[:NAMED]) + (" …" if len(changes) > NAMED else "")
         told = f"not what the inventory says: {names}"
         hint = f"pibuild services diff --role {asked.serving.role}; {asked.apply}"
         yield Looked(check="configuration", result="broken", told=told, hint=hint)
@@ -211,12 +198,6 @@ def _nat(asked: Asked) -> Iterator[Looked]:
 # ------------------------------------------------------------------------------------------------------ of its servers
 
 
-def _restart(asked: Asked, unit: Unit, *before: str) -> str:
-    """Return what to type when a server does not answer."""
-    command = f"sudo systemctl restart {' '.join([*before, unit.name])}; journalctl -u {unit.name} -n 50"
-    return command if asked.here else f"on {asked.serving.node.name}: {command}"
-
-
 def _dhcp(asked: Asked) -> Iterator[Looked]:
     inventory, nodes = asked.serving.inventory, asked.serving.netbooting
     if os.geteuid() != 0 or not nodes:
@@ -224,45 +205,53 @@ def _dhcp(asked: Asked) -> Iterator[Looked]:
         yield Looked(check="dhcp", result="unknown", told=told, hint="sudo" if nodes else "")
         return
     unit = {"isc-dhcp": ISC, "dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}[inventory.cluster.dhcp.server]
-    node = nodes[0]
-    offers = discover(asked.serving.entry.interface, node.mac, seconds=_OFFERS)
+    interface, macs = asked.serving.entry.interface, [node.mac for node in nodes]
+    first = discover_all(interface, macs[:1], seconds=_OFFERS, patient=True)  # so that others are heard, too
+    offers = first | discover_all(interface, macs[1:], seconds=_OFFERS)
     ours = {str(inventory.login.address), *([str(inventory.backup.address)] if inventory.backup else [])}
-    for offer in offers:
-        if offer.server not in ours:
-            told = f"a DHCP server that is not ours answers: {offer.server} offers {offer.address} to {node.name}"
-            hint = f"find and unplug it: ip neighbour show {offer.server}"
-            yield Looked(check="dhcp", result="broken", told=told, hint=hint)
-    offer_here = next((offer for offer in offers if offer.server == asked.address), None)
-    if offer_here is None:
-        told = f"{asked.address} offers {node.name} ({node.mac}) nothing"
-        yield Looked(check="dhcp", result="broken", told=told, hint=_restart(asked, unit))
-        return
-    boots = TFTP_SERVER in offer_here.options and PXE_MENU.encode() in offer_here.options.get(VENDOR, b"")
-    if offer_here.address != str(node.address):
-        told = f"{node.name} is offered {offer_here.address}, not its {node.address}"
-        yield Looked(check="dhcp", result="broken", told=told, hint=asked.apply)
-    elif not boots:
-        told = f"{node.name} is offered its address and not told to boot over the network (options 43 and 66)"
-        yield Looked(check="dhcp", result="broken", told=told, hint=asked.apply)
+    theirs = {offer.server: (node, offer) for node in nodes for offer in offers[node.mac] if offer.server not in ours}
+    for node, offer in theirs.values():
+        told = f"a DHCP server that is not ours answers: {offer.server} offers {offer.address} to {node.name}"
+        hint = f"find and unplug it: ip neighbour show {offer.server}"
+        yield Looked(check="dhcp", result="broken", told=told, hint=hint)
+    wrong = [told for node in nodes if (told := _misled(asked, node, offers[node.mac]))]
+    silent = sum(told.endswith(" nothing") for told in wrong)
+    if not wrong:
+        yield Looked(
+            check="dhcp", result="ok", told=f"{len(nodes)} nodes are offered their addresses, and where to boot"
+        )
     else:
-        yield Looked(check="dhcp", result="ok", told=f"{node.name} is offered {node.address}, and where to boot from")
+        told = wrong[0] + (f", and {len(wrong) - 1} more are answered wrongly" if len(wrong) > 1 else "")
+        yield Looked(check="dhcp", result="broken", told=told, hint=restart(asked, unit) if silent else asked.apply)
+
+
+def _misled(asked: Asked, node: Node, offers: Sequence[Offer]) -> str:
+    """Return what is wrong with what the server offers a node, "" when nothing is."""
+    offer = next((offer for offer in offers if offer.server == asked.address), None)
+    if offer is None:
+        return f"{asked.address} offers {node.name} ({node.mac}) nothing"
+    if offer.address != str(node.address):
+        return f"{node.name} is offered {offer.address}, not its {node.address}"
+    if TFTP_SERVER not in offer.options or PXE_MENU.encode() not in offer.options.get(VENDOR, b""):
+        return f"{node.name} is offered its address and not told to boot over the network (options 43 and 66)"
+    return ""
 
 
 def _tftp(asked: Asked) -> Iterator[Looked]:
     unit = {"dnsmasq": DNSMASQ_UNIT, "tftpd-hpa": TFTPD_UNIT}[asked.serving.inventory.cluster.tftp.server]
-    server = Server(host=asked.address, timeout=_PATIENCE / 3)
+    server = Server(host=asked.address, timeout=PATIENCE / 3)
     missing: list[str] = []
     for node in asked.serving.netbooting:
         try:
             get(server, f"{node.serial}/config.txt")
         except TftpError as error:
             if error.code is None:
-                yield Looked(check="tftp", result="broken", told=error.message, hint=_restart(asked, unit))
+                yield Looked(check="tftp", result="broken", told=error.message, hint=restart(asked, unit))
                 return
             missing.append(node.name if error.code == NOT_FOUND else f"{node.name} ({error.message})")
     if missing:
-        told = f"no config.txt for {_named(missing)}: they boot nothing"
-        hint = "sudo pibuild explode " + " ".join(f"--node {name.split()[0]}" for name in missing[:_NAMED])
+        told = f"no config.txt for {named(missing)}: they boot nothing"
+        hint = "sudo pibuild explode " + " ".join(f"--node {name.split()[0]}" for name in missing[:NAMED])
         yield Looked(check="tftp", result="broken", told=told, hint=hint)
     else:
         yield Looked(check="tftp", result="ok", told=f"{len(asked.serving.netbooting)} nodes have a config.txt")
@@ -277,7 +266,7 @@ def _boot_files(asked: Asked) -> Iterator[Looked]:
     closed, rootless = [], []
     for node in asked.serving.netbooting:
         with contextlib.suppress(FileNotFoundError):
-            closed += [path for path in (served.tftp / node.serial).iterdir() if not path.stat().st_mode & 0o004]
+            closed += _closed(served.tftp / node.serial)
         name = served.current(node.serial)
         if name and not served.root(node.name, name).is_dir():
             rootless.append(node.name)
@@ -285,52 +274,21 @@ def _boot_files(asked: Asked) -> Iterator[Looked]:
         told = f"{closed[0]} cannot be read by the TFTP server" + (f", nor {len(closed) - 1} more" * (len(closed) > 1))
         yield Looked(check="boot files", result="broken", told=told, hint=f"sudo chmod a+r {closed[0].parent}/*")
     if rootless:
-        hint = "sudo pibuild explode " + " ".join(f"--node {name}" for name in rootless[:_NAMED])
-        told = f"the root that it boots is gone: {_named(rootless)}"
+        hint = "sudo pibuild explode " + " ".join(f"--node {name}" for name in rootless[:NAMED])
+        told = f"the root that it boots is gone: {named(rootless)}"
         yield Looked(check="boot files", result="broken", told=told, hint=hint)
 
 
-def _nfs(asked: Asked) -> Iterator[Looked]:
-    unit = NFS if asked.serving.inventory.cluster.nfs.server == "kernel" else GANESHA_UNIT
-    rpcinfo = find_tool("rpcinfo", package="rpcbind")
-    if (said := _silent(rpcinfo, "-T", "tcp", asked.address, "portmapper")) is not None:
-        restart = _restart(asked, unit, "rpcbind.service")
-        told = f"the portmapper does not answer ({said}): no node finds the NFS server"
-        yield Looked(check="nfs", result="broken", told=told, hint=restart)
-        return
-    for program in ("nfs", "mountd"):
-        if (said := _silent(rpcinfo, "-T", "tcp", asked.address, program, "3")) is not None:
-            told = f"{program} version 3 does not answer: {said}"
-            yield Looked(check="nfs", result="broken", told=told, hint=_restart(asked, unit))
-            return
-    if unit == GANESHA_UNIT:  # tells a client of its own exports alone
-        yield Looked(check="nfs", result="ok", told="portmapper, mountd and nfs answer")
-        return
-    showmount = find_tool("showmount", package="nfs-common")
-    listed = run([showmount, "-e", "--no-headers", asked.address], check=False, timeout=15).stdout
-    lacking = not_exported(listed, exports(asked.serving))
-    if lacking:
-        told = f"not exported to {lacking[0].client}: {lacking[0].path}"
-        told += f", and {len(lacking) - 1} more" * (len(lacking) > 1)
-        yield Looked(check="nfs", result="broken", told=told, hint=f"{asked.apply}; {_restart(asked, unit)}")
-    else:
-        yield Looked(check="nfs", result="ok", told=f"answers, with {len(listed.splitlines())} exports")
-
-
-def not_exported(listed: str, wanted: Sequence[Export]) -> list[Export]:
-    """Return which exports are not in what `showmount -e` lists: a path and its clients a line."""
-    words = [line.rsplit(maxsplit=1) for line in listed.splitlines()]
-    live = {path.strip(): clients.split(",") for path, clients in (row for row in words if len(row) > 1)}
-    return [export for export in wanted if str(export.client) not in live.get(str(export.path), [])]
-
-
-def _silent(*argv: str | Path) -> str | None:
-    """Return why a server does not answer an RPC, None when it does."""
-    try:
-        ended = run(argv, check=False, merge=True, timeout=10)
-    except HostError:
-        return "no answer within 10 s"
-    return None if ended.returncode == 0 else " ".join(ended.stdout.split()) or "no answer"
+def _closed(tree: Path) -> list[Path]:
+    """Return what the TFTP server's user cannot read, or enter, below a directory; links do not count."""
+    found = []
+    for directory, directories, files in os.walk(tree.resolve()):
+        rights = [(name, 0o005) for name in directories] + [(name, 0o004) for name in files]
+        for name, right in rights:
+            facts = os.lstat(Path(directory, name))
+            if not stat.S_ISLNK(facts.st_mode) and facts.st_mode & right != right:
+                found.append(Path(directory, name))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------- of other machines
@@ -358,8 +316,8 @@ def _nodes(asked: Asked) -> Iterator[Looked]:
         said = dict(zip((node.name for node in nodes), threads.map(_ssh, nodes), strict=True))
     silent = [name for name, why in said.items() if why is not None]
     if silent:
-        ports = ", ".join(f"{node.name} {node.port}" for node in nodes if node.name in silent[:_NAMED])
-        told = f"{len(silent)} of {len(nodes)} do not answer ssh: {_named(silent)}"
+        ports = ", ".join(f"{node.name} {node.port}" for node in nodes if node.name in silent[:NAMED])
+        told = f"{len(silent)} of {len(nodes)} do not answer ssh: {named(silent)}"
         hint = f"after what is broken above, power them off and on at the switch (ports: {ports})"
         yield Looked(check="nodes", result="broken", told=told, hint=hint)
     else:
@@ -369,12 +327,8 @@ def _nodes(asked: Asked) -> Iterator[Looked]:
 def _ssh(node: Node) -> str | None:
     """Return why a machine's ssh does not answer, None when it does."""
     try:
-        with socket.create_connection((str(node.address), 22), timeout=_PATIENCE) as connection:
+        with socket.create_connection((str(node.address), 22), timeout=PATIENCE) as connection:
             banner = connection.recv(64)
     except OSError as error:
         return f"no ssh on {node.address} ({error.strerror or error})"
     return None if banner.startswith(b"SSH-") else "ssh closes the connection before it says who it is"
-
-
-def _named(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

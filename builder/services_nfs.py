@@ -1,6 +1,7 @@
 """NFS exports: a node's directories for its own address alone, with file system ids that never change.
 
-A fixed id keeps file handles valid when the server restarts, and when the backup node takes over: running nodes go on.
+A fixed id keeps file handles valid when the server restarts: running nodes go on. Handles also hold the numbers of
+inodes, so a copy of the tree on another server has others, whatever its ids.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def nfs_files(here: Serving) -> list[ConfigFile]:
             message = f"nfs-ganesha cannot number the exports of so large a subnet as {here.inventory.subnet}"
             mark = here.inventory.document.mark(("cluster", "subnet"))
             raise InputError(Problem(message=message, mark=mark, hint="nfs: {server: kernel}, or a subnet of /17"))
-        return [ConfigFile(path=GANESHA, text=fill("ganesha.conf.j2", here, exports=listed))]
+        return [ConfigFile(path=GANESHA, text=fill("ganesha.conf.j2", here, exports=listed, own=here.node.address))]
     fewest, most = _THREADS
     threads = min(max(fewest, len(here.netbooting)), most)
     return [
-        ConfigFile(path=EXPORTS, text=fill("exports.j2", here, exports=listed)),
+        ConfigFile(path=EXPORTS, text=fill("exports.j2", here, exports=listed, own=here.node.address)),
         ConfigFile(path=NFS_CONF, text=fill("nfs.conf.j2", here, threads=threads)),
     ]

@@ -354,3 +354,22 @@ def _mount_command(unit: Path, root: Path) -> str:
     words = dict(line.split("=", 1) for line in unit.read_text().splitlines() if "=" in line and line[0] != "#")
     what = words["What"].replace("/srv/netboot/tftp", str(root))
     return f"mount {what} {words['Where']} -t {words['Type']} -o {words['Options']}"
+
+
+def test_a_file_that_is_mounted_on_is_written_in_place(tmp_path: Path) -> None:
+    """As /etc/hosts is in a container: it cannot be renamed over."""
+    root, mounted = tmp_path / "root", tmp_path / "mounted"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/hosts").touch()
+    mounted.write_text("127.0.0.1 localhost\n" + "# long\n" * 3000)
+    script = 'mount --bind "$1" "$2/etc/hosts"; shift 2; exec "$@"'
+    words: list[str | Path] = [sys.executable, "-m", "builder", "services", "apply", "--root", root]
+    words += ["--cluster", variant(tmp_path)]
+    argv: list[str | Path] = ["unshare", "-m", "sh", "-ec", script, "sh", mounted, root, *words]
+    run(argv, cwd=PROJECT)
+    assert mounted.read_text().startswith("127.0.0.1 localhost\n# long\n")
+    assert "192.168.2.30 yellow3\n" in mounted.read_text()
+    mounted.write_text("127.0.0.1 localhost\n")
+    run(argv, cwd=PROJECT)
+    assert mounted.read_text().count("192.168.2.30 yellow3\n") == 1
+    assert (root / "etc/hosts").read_text() == ""

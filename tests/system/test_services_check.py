@@ -47,6 +47,8 @@ class Login:
     files: Mapping[PurePosixPath, Path]
     log: IO[bytes]
     running: dict[str, contextlib.ExitStack] = field(default_factory=dict)
+    closed: list[str] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -107,7 +109,9 @@ class Login:
         place: list[str | Path] = ["--cluster", self.inventory.path, "--root", self.root, "--json"]
         ended = run([*argv, *place, *words], cwd=PROJECT, check=False, timeout=60)
         found = json.loads(ended.stdout)
-        bad = {one["check"]: (one["told"], one["hint"]) for one in found if one["result"] != "ok"}
+        bad = {one["check"]: (one["told"], one["hint"]) for one in found if one["result"] not in ("ok", "warning")}
+        self.closed = [one["told"] for one in found if "cannot be read by the TFTP server" in one["told"]]
+        self.warned = [one["told"] for one in found if one["result"] == "warning"]
         for name, (_, hint) in bad.items():
             assert f"{name}: {hint}" in ended.stderr
         return ended.returncode, bad
@@ -155,7 +159,7 @@ def _boots(dest: Path, inventory: Inventory) -> None:
     """Make of a netboot directory what the checks look at."""
     for node in inventory.nodes:
         if node.boot == "network":
-            (dest / "roots" / node.name / "a").mkdir(parents=True)
+            (dest / "roots" / node.name / "a/usr").mkdir(parents=True)
             boot = dest / "tftp/boot" / node.name / "a"
             boot.mkdir(parents=True)
             (boot / "config.txt").write_text("arm_64bit=1\n")
@@ -175,6 +179,10 @@ def _root(root: Path, inventory: Inventory) -> None:
 
 def test_each_stopped_server_is_named_with_what_to_type(login: Login) -> None:
     assert login.check()[0] == 0
+    assert [told.split("netboot", 1)[1].split(":")[0] for told in login.warned] == [
+        " shares a file system with /",
+        "/roots is mounted without nosuid and nodev",
+    ]
     for name, check, told, hint in (
         ("dhcp", "dhcp", "192.168.2.1 offers mlops-master", "sudo systemctl restart isc-dhcp-server.service"),
         ("tftp", "tftp", "192.168.2.1 port 69", "sudo systemctl restart tftpd-hpa.service"),
@@ -210,7 +218,7 @@ def test_servers_are_asked_from_afar_and_their_files_disks_and_rules_on_the_spot
         "address": "unknown",
         "dhcp": "ok",
         "tftp": "ok",
-        "nfs": "ok",
+        "nfs": "unknown",  # nothing can be mounted from here: not ok
         "ssh": "broken",
         "nodes": "broken",
     }
@@ -219,14 +227,28 @@ def test_servers_are_asked_from_afar_and_their_files_disks_and_rules_on_the_spot
     (login.root / "etc/default/tftpd-hpa").write_text("# by hand\n")
     (login.tftp / "85b6d0ea/vmlinuz").chmod(0o600)  # as an upgrade leaves it
     (login.tftp / "0783b082/config.txt").unlink()
+    (login.directory / "netboot/roots/green4/a/usr").rmdir()
     (login.directory / "netboot/roots/green4/a").rmdir()
+    (login.directory / "netboot/roots/green1/a/usr").rmdir()  # exported, and empty
+    overlays = login.directory / "netboot/tftp/boot/green5/a/overlays"
+    overlays.mkdir()
+    (overlays / "disable-wifi.dtbo").touch(mode=0o600)
     (login.directory / "netboot/state/.cluster/id_ed25519").unlink()
     run(["ip", "netns", "exec", login.network.server, "nft", "delete", "table", "inet", "pibuild"])
     os.utime(login.inventory.path, (time.time() + 86400, time.time() + 86400))
     read_only = 'mount -t tmpfs -o ro none "$0"; exec "$@"'
+    login.stop("nfs")  # it remembers what it looked up, which the kernel's does not
+    login.start("nfs")
+    until = time.monotonic() + 60
+    while "cannot mount" not in login.check()[1].get("nfs", ("", ""))[0]:
+        assert time.monotonic() < until
     code, bad = login.check(within=["unshare", "-m", "sh", "-ec", read_only, str(login.root / "var/tmp")])
     assert code == 6
-    assert sorted(bad) == ["boot files", "clock", "configuration", "disk", "nat", "ssh key", "tftp"]
+    assert sorted(bad) == ["boot files", "clock", "configuration", "disk", "nat", "nfs", "ssh key", "tftp"]
+    assert bad["nfs"][0].startswith("green1 cannot mount its root: ")
+    assert bad["nfs"][0].endswith("usr: no such directory, and 1 more")
+    assert login.closed[0].startswith(f"{login.directory}/netboot/tftp/boot/green1/a/vmlinuz cannot be read")
+    assert ", nor 1 more" in login.closed[0]
     assert bad["configuration"] == (
         "not what the inventory says: /etc/default/tftpd-hpa",
         "pibuild services diff --role login; sudo pibuild services apply --role login",

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.errors import HostError, VerdictError
+from builder.errors import HostError, InputError, VerdictError
 from builder.services_apply import KEPT, apply, compare, recover
 from builder.services_files import ConfigFile
 from builder.services_place import BEGIN, END, with_block
@@ -289,3 +289,101 @@ def test_a_block_is_replaced_and_the_other_lines_stay(live: list[str], first: li
     once = with_block("".join(f"{line}\n" for line in live), "".join(f"{line}\n" for line in first))
     twice = with_block(once, "".join(f"{line}\n" for line in second))
     assert twice.splitlines() == [*live, BEGIN, *second, END]
+
+
+def test_what_an_apply_wrote_goes_when_a_later_one_does_not_want_it_and_nothing_else_does(root: Path) -> None:
+    apply(FILES, root)
+    (root / "etc/pibuild/by-hand.txt").write_text("mine\n")
+    applied = apply(FILES[1:2], root)
+    gone = [(change.kind, str(change.path)) for change in applied.changes]
+    assert gone == [("removed", "/etc/default/tftpd-hpa"), ("removed", "/etc/kea/x.conf")]
+    assert contents(root).keys() == {"etc/hosts", "etc/pibuild/by-hand.txt"}
+    apply([], root)
+    assert contents(root)["etc/hosts"] == "127.0.0.1 localhost\n"  # pibuild's part alone
+
+
+ODD = b"127.0.0.1 localhost\r\n# note \x0c192.0.2.9 a\xe2\x80\xa8192.0.2.8 b\x85\xff\x1c\r\n"
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+def test_bytes_outside_the_marked_part_never_change(root: Path, line_end: bytes) -> None:
+    hosts = root / "etc/hosts"
+    block = f"{BEGIN}\n192.0.2.1 a\n{END}\n".encode()
+    hosts.write_bytes(ODD)
+    apply(FILES, root)
+    assert hosts.read_bytes() == ODD + block
+    hosts.write_bytes(ODD + f"{BEGIN}\nold\n{END}".encode().replace(b"\n", line_end) + line_end + b"# tail\x0cx")
+    apply(FILES, root)
+    assert hosts.read_bytes() == ODD + block.rstrip(b"\n") + b"\n" + b"# tail\x0cx"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"a\n{BEGIN}\nb\n", 2),
+        (f"a\nb\n{END}\n", 3),
+        (f"{END}\n{BEGIN}\n", 1),
+        (f"{BEGIN}\n{END}\nx\n{BEGIN}\n{END}\n", 1),
+        (f"{BEGIN}\nx\n{BEGIN}\n{END}\n", 1),
+    ],
+)
+def test_a_lost_mark_is_refused_with_its_line_and_nothing_changes(root: Path, text: str, line: int) -> None:
+    (root / "etc/hosts").write_text(text)
+    before = contents(root)
+    with pytest.raises(InputError, match=f"etc/hosts:{line}:1: .*mark|etc/hosts:{line}:1: .*is missing") as caught:
+        apply(FILES, root)
+    assert "sudoedit" in caught.value.problems[0].hint
+    assert contents(root) == before
+
+
+def test_links_stay_and_are_followed_within_the_root_alone(tmp_path: Path) -> None:
+    """What is below the root may be an image: its links are those of a machine that starts from it."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "etc").mkdir(parents=True)
+    (outside / "kea").mkdir(parents=True)
+    (outside / "hosts").write_text("the host's\n")
+    (root / "etc/hosts").symlink_to("/real/hosts")
+    (root / "real").mkdir()
+    (root / "real/hosts").write_text("::1 localhost\n")
+    (root / "etc/kea").symlink_to(outside / "kea")
+    (root / "etc/default").symlink_to("../../outside")
+    (root / "var").symlink_to(outside)
+    before = sorted(path.name for path in outside.rglob("*"))
+    apply(FILES, root)
+    assert (root / "etc/hosts").readlink() == Path("/real/hosts")
+    assert (root / "real/hosts").read_text().startswith(f"::1 localhost\n{BEGIN}")
+    assert (root / str(outside / "kea/x.conf").lstrip("/")).read_text() == "kea\n"
+    assert sorted(path.name for path in outside.rglob("*")) == before
+    assert (root / "outside/tftpd-hpa").read_text() == "new\n"
+
+
+@pytest.mark.parametrize(
+    ("record", "content"),
+    [
+        ("written.json", '{"/etc/../root/x": false}'),
+        ("written.json", '{"/usr/bin/x": false}'),
+        ("written.json", "[1]"),
+        ("written.json", '{"/etc/x": 7}'),
+        ("written.json", "{"),
+        ("journal.json", '{"backup": "/etc", "replaced": [], "new": ["/etc/x"], "untold": []}'),
+        ("journal.json", '{"backup": "/var/backups/x", "replaced": [], "new": ["/bin/sh"], "untold": []}'),
+        ("journal.json", "\ud800"),
+    ],
+)
+def test_a_record_of_nonsense_removes_nothing(root: Path, record: str, content: str) -> None:
+    (root / "usr/bin").mkdir(parents=True)
+    (root / "usr/bin/x").touch()
+    (root / "var/lib/pibuild/services" / record).write_bytes(content.encode(errors="surrogatepass"))
+    before = contents(root)
+    with pytest.raises(HostError, match=record) as caught:
+        apply(FILES, root)
+    assert "sudo rm" in caught.value.hint
+    assert contents(root) == before
+    assert (root / "usr/bin/x").exists()
+
+
+def test_a_named_pipe_in_place_of_a_file_is_not_waited_for(root: Path) -> None:
+    (root / "etc/hosts").unlink()
+    os.mkfifo(root / "etc/hosts")
+    with pytest.raises(HostError, match="etc/hosts is no regular file"):
+        apply(FILES, root)

@@ -14,7 +14,7 @@ from builder.errors import HostError
 from builder.inventory import load_inventory
 from builder.services_files import serving
 from builder.services_leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
-from builder.services_live import not_exported
+from builder.services_live_nfs import not_exported
 from builder.services_nfs import exports
 from tests.clusters import DYNAMIC, LAB, variant
 
