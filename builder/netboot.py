@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import secrets
@@ -228,7 +229,13 @@ def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | No
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
+    try:
+        new.replace(path)
+    except OSError as error:
+        if by_way_of is None or error.errno != errno.EXDEV:
+            raise
+        new.unlink()  # what nodes never mount may be on a file system of its own: docs/security.md
+        write(path, content, mode)
 
 
 def remove(path: Path) -> None:

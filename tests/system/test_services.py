@@ -373,3 +373,20 @@ def test_a_file_that_is_mounted_on_is_written_in_place(tmp_path: Path) -> None:
     run(argv, cwd=PROJECT)
     assert mounted.read_text().count("192.168.2.30 yellow3\n") == 1
     assert (root / "etc/hosts").read_text() == ""
+
+
+def test_the_state_of_nodes_may_lie_on_another_file_system(tmp_path: Path) -> None:
+    """As docs/security.md advises: nodes make up handles of any file on the one that they mount."""
+    script = (
+        "import sys; from pathlib import Path; from builder.netboot import Netboot\n"
+        "served = Netboot(Path(sys.argv[1]))\n"
+        "with served.locked():\n"
+        "    served.write(served.state / 'key', b'one', 0o600); served.write(served.state / 'key', b'two', 0o600)\n"
+        "print((served.state / 'key').read_text(), sorted(path.name for path in served.state.iterdir()))"
+    )
+    mounts = 'mkdir -m 700 "$1/state" && mount -t tmpfs none "$1/state" && exec "$2" -c "$3" "$1"'
+    argv: list[str | Path] = ["unshare", "-m", "sh", "-ec", mounts, "sh", tmp_path, sys.executable, script]
+    words = run(argv, cwd=PROJECT).stdout.split(maxsplit=1)
+    assert words[0] == "two"
+    assert "'key'" in words[1]
+    assert "'.key." not in words[1]

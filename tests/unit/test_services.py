@@ -143,7 +143,7 @@ def test_a_node_is_exported_to_its_own_address_alone_under_ids_that_stay(tmp_pat
 def test_nodes_with_a_shared_root_read_the_generations(tmp_path: Path) -> None:
     inventory = _inventory(tmp_path)
     inventory = replace(inventory, nodes=tuple(replace(node, root="shared") for node in inventory.nodes))
-    first = _text(inventory, EXPORTS).splitlines()[2]
+    first = _text(inventory, EXPORTS).splitlines()[3]
     assert first.startswith("/srv/netboot/generations 192.168.2.0/24(ro,")
 
 
@@ -279,6 +279,8 @@ def test_the_docs_name_a_login_nodes_packages() -> None:
     here = serving(load_inventory(LAB), "login")
     said = (LAB.parent / "README.md").read_text()
     assert f"sudo apt-get install {' '.join(packages(here))}\n" in said
+    part = (LAB.parent / "recipes/parts/login.yaml").read_text()
+    assert {line.strip(" -") for line in part.splitlines()} >= set(packages(here))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
