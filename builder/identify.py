@@ -9,7 +9,9 @@ from pathlib import Path
 
 from builder.cmdline_txt import CmdlineEdit, edit
 from builder.confine import resolve_in
+from builder.console import note
 from builder.disk import DiskSpec, Layout, reference
+from builder.fstab import waits_for_disk
 
 _FSTAB = "etc/fstab"
 _FSTAB_FIELDS = 6
@@ -37,6 +39,9 @@ def boot_files(tree: Path, spec: DiskSpec, layout: Layout) -> BootFiles:
     fstab = resolve_in(tree, _FSTAB)
     text = fstab.read_text(errors="surrogateescape") if fstab.is_file() else ""
     edited = edit_fstab(text, {"/": root, spec.boot_mount: boot})
+    for line in text.splitlines():
+        if line not in edited.splitlines() and (words := line.split())[1] not in ("/", spec.boot_mount):
+            note(f"/etc/fstab: {words[0]} at {words[1]} is left out: no partition of the image (nofail keeps it)")
     return BootFiles(
         boot={name: set_root(line, root).encode(errors="surrogateescape") for name, line in lines.items()},
         root={str(fstab.relative_to(tree)): edited.encode(errors="surrogateescape")},
@@ -51,14 +56,16 @@ def set_root(cmdline: str, root: str) -> str:
 def edit_fstab(text: str, references: Mapping[str, str]) -> str:
     """Return an fstab(5) where each mount point of `references` is mounted from what it maps to.
 
-    A line that is there keeps its options; one that is missing is added. All other lines stay as they are.
+    A line that is there keeps its options; one that is missing is added. A disk that is none of them, such as a base's
+    partition that was dropped, goes if the boot would wait for it. All other lines stay as they are.
     """
     missing = dict(references)
     lines = []
     for line in text.splitlines():
         words = line.split()
         if line.lstrip().startswith("#") or len(words) < _FSTAB_FIELDS - 2 or words[1] not in references:
-            lines.append(line)
+            if not waits_for_disk(words):
+                lines.append(line)
         elif words[1] in missing:
             lines.append(line.replace(words[0], missing.pop(words[1]), 1))
     for point, device in missing.items():

@@ -6,12 +6,12 @@ A node boots the same root again and again, over the network: it would wait for 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from builder.cmdline_txt import CmdlineEdit, edit, key_of, split
+from builder.fstab import is_entry, waits_for_disk
 
 _ROOT = frozenset(
     {"root", "rootfstype", "rootflags", "nfsroot", "ip", "rootwait", "rootdelay", "ro", "rw", "resize", "fsck.repair"}
@@ -20,10 +20,6 @@ _ROOT = frozenset(
 _INITS = frozenset({"/sbin/init", "/usr/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"})
 _RUN = ("systemd.run", "systemd.run_success_action", "systemd.run_failure_action")  # systemd-run-generator(8)
 _RUN_UNIT = "kernel-command-line.target"
-_TAG = re.compile(r"(?:LABEL|UUID|PARTLABEL|PARTUUID|ID)=.+", re.IGNORECASE)  # fstab(5)
-_NO_DISK = re.compile(r"/dev/(?:zram|ram|loop|nbd|rbd|drbd|shm|fuse)\d*(?:p\d+)?")
-# systemd.mount(5); _netdev: a disk that is on the network too
-_STAYS = frozenset({"nofail", "noauto", "x-systemd.automount", "_netdev"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +38,14 @@ def fstab_without_disks(text: str, boot_mount: str) -> Kept:
     kept, left_out = [], []
     for line in text.splitlines():
         words = line.split()
-        if len(words) < 3 or words[0].startswith("#"):  # noqa: PLR2004 - fstab(5): the type comes third
-            kept.append(line)
+        if is_entry(words) and (words[1] in ("/", boot_mount) or words[2] == "swap"):
             continue
-        spec, at, kind, *options = words
-        if at in ("/", boot_mount) or kind == "swap":
-            continue
-        optional = _STAYS & set(",".join(options[:1]).split(","))
-        if _is_disk(spec) and not optional:
-            left_out.append(f"/etc/fstab: {spec} at {at} is left out: a node would wait for a disk (nofail keeps it)")
+        if waits_for_disk(words):
+            told = f"{words[0]} at {words[1]} is left out: a node would wait for a disk (nofail keeps it)"
+            left_out.append(f"/etc/fstab: {told}")
         else:
             kept.append(line)
     return Kept(lines=tuple(kept), left_out=tuple(left_out))
-
-
-def _is_disk(spec: str) -> bool:
-    return _TAG.fullmatch(spec) is not None or (spec.startswith("/dev/") and not _NO_DISK.fullmatch(spec))
 
 
 def cmdline_for_nfs(text: str, words: Sequence[str]) -> str:

@@ -57,6 +57,32 @@ def test_an_fstab_keeps_all_else() -> None:
     assert set_root(set_root("a", "LABEL=x"), "LABEL=x") == "a root=LABEL=x rootfstype=ext4 rootwait\n"
 
 
+def test_a_partition_that_was_dropped_leaves_fstab_and_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A base image with a data partition and swap: what is published has neither, and would wait for both."""
+    kept = [
+        "# mine",
+        "tmpfs /tmp tmpfs size=1G 0 0",
+        "LABEL=usb /media/usb ext4 nofail 0 2",
+        "/swapfile none swap sw 0 0",
+    ]
+    dropped = [
+        "PARTUUID=1-03 /data ext4 defaults 0 2",
+        "UUID=5 none swap sw 0 0",
+        "/dev/mmcblk0p4 /log ext4 noatime 0 2",
+    ]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/fstab").write_text("\n".join([*kept, *dropped, "LABEL=r / ext4 noatime 0 1"]) + "\n")
+    (tmp_path / "boot/firmware").mkdir(parents=True)
+    spec = DiskSpec()
+    edited = boot_files(tmp_path, spec, LAYOUT).root["etc/fstab"].decode().splitlines()
+    assert [line for line in edited if line in [*kept, *dropped]] == kept
+    said = capsys.readouterr().err
+    assert all(line.split()[0] in said for line in dropped)
+    assert said.count("is left out") == len(dropped)
+
+
 def test_the_text_of_a_block_map(tmp_path: Path) -> None:
     image = tmp_path / "x.img"
     image.write_bytes(b"a" * 4096 + bytes(8192) + b"b" * 5000)
