@@ -390,3 +390,45 @@ def test_the_state_of_nodes_may_lie_on_another_file_system(tmp_path: Path) -> No
     assert words[0] == "two"
     assert "'key'" in words[1]
     assert "'.key." not in words[1]
+
+
+@pytest.mark.parametrize(
+    ("mounts", "said"),
+    [
+        ("true", [" shares a file system with /: ", "/roots is mounted without nosuid and nodev: "]),
+        (
+            'mount -t tmpfs -o nodev none "$1/srv"; mkdir -p "$1/srv/roots" "$1/srv/state"',
+            ["/state, with every node's keys, ", "/roots is mounted without nosuid: "],
+        ),
+        (
+            (
+                'mount -t tmpfs -o nosuid,nodev none "$1/srv"; mkdir -p "$1/srv/roots" "$1/srv/state";'
+                ' mount -t tmpfs none "$1/srv/state"'
+            ),
+            [],
+        ),
+    ],
+)
+def test_a_netboot_tree_from_which_nodes_reach_more_than_their_own_is_told_of(
+    mounts: str, said: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "srv/roots").mkdir(parents=True)
+    (tmp_path / "srv/state").mkdir()
+    cluster = variant(tmp_path, changes=[("netboot: /srv/netboot", f"netboot: {tmp_path}/srv")])
+    script = (
+        "import sys; from pathlib import Path; from builder.inventory import load_inventory\n"
+        "from builder.services_files import serving; from builder.services_live_disk import sharing\n"
+        "print(*sharing(serving(load_inventory(Path(sys.argv[1])), 'login')), sep='\\n')"
+    )
+    argv: list[str | Path] = ["unshare", "-m", "sh", "-ec", f'{mounts}; exec "$2" -c "$3" "$4"', "sh", tmp_path]
+    told = run([*argv, sys.executable, script, cluster], cwd=PROJECT).stdout.splitlines()
+    assert len([line for line in told if line]) == len(said)
+    assert all(words in line for words, line in zip(said, told, strict=False))
+
+
+def test_a_backup_server_that_cannot_take_over_says_so_when_it_is_applied(tmp_path: Path) -> None:
+    for role, told in (("login", False), ("backup", True)):
+        (tmp_path / role).mkdir()
+        words: list[str | Path] = ["services", "apply", "--role", role, "--root", tmp_path / role]
+        ended = run([sys.executable, "-m", "builder", *words, "--cluster", variant(tmp_path)], cwd=PROJECT)
+        assert ("no board boots until it is back" in ended.stderr) == told
