@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import os
 import re
-import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,15 +30,12 @@ from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.ext4_reader import opened_ext4
 from builder.extract import extract_ext4, extract_fat
+from builder.image import Partition, open_image
 from builder.mounts import unmount
 from builder.run import CommandError, find_tool, run
 
 Method = Literal["auto", "kpartx", "loop", "files"]
 METHODS: tuple[Method, ...] = get_args(Method)
-_SECTOR = 512
-_FAT_TYPES = frozenset({0x01, 0x04, 0x06, 0x0B, 0x0C, 0x0E})
-_LINUX_TYPE = 0x83
-_RECOVER = 0x4  # INCOMPAT_RECOVER of the ext4 superblock: the journal has not been replayed
 # What the superblock says of errors (stop the machine) and of its journal (any device) is not followed.
 _SAFE = "ro,nodev,nosuid,noload,errors=continue"
 _NOT_OFFERED = ("permission denied", "not permitted", "unknown filesystem type")  # of mount(8)
@@ -50,16 +46,6 @@ _LIMIT = 60.0  # seconds for a command that attaches: a Pi with a busy SD card i
 _TIDY = 3.0  # seconds for a command that detaches: a signal ends the whole within ten
 _SETTLE = 3.0  # seconds the kernel may take to drop a mapping after its last user
 _TRIES = 10  # for a free loop device that somebody else takes first
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """An entry of the partition table. `number` counts from 1; `start` and `size` are bytes."""
-
-    number: int
-    kind: int
-    start: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,43 +72,22 @@ class Attached:
 
 
 def read_layout(image: Path) -> Layout:
-    """Return the first FAT and the first Linux partition of an image's MBR. Raises InputError for any other layout."""
-    with image.open("rb") as file:
-        sector = file.read(_SECTOR)
-    if len(sector) < _SECTOR or sector[510:512] != b"\x55\xaa":
-        raise _no_layout(image, "it has no partition table")
-    partitions = []
-    for index in range(4):
-        kind, start, count = struct.unpack_from("<4xB3xII", sector, 446 + 16 * index)
-        if kind and count:
-            partitions.append(Partition(number=index + 1, kind=kind, start=start * _SECTOR, size=count * _SECTOR))
-    boot = next((partition for partition in partitions if partition.kind in _FAT_TYPES), None)
-    root = next((partition for partition in partitions if partition.kind == _LINUX_TYPE), None)
-    if boot is None or root is None:
-        kinds = ", ".join(f"0x{partition.kind:02x}" for partition in partitions) or "none"
-        raise _no_layout(image, f"it needs a FAT and a Linux partition in an MBR, and has partitions of types {kinds}")
-    end = max(partition.start + partition.size for partition in (boot, root))
-    if image.stat().st_size < end:
-        raise _no_layout(image, f"it is cut short: {image.stat().st_size} of {end} bytes")
-    return Layout(disk_id=struct.unpack_from("<I", sector, 440)[0], boot=boot, root=root)
+    """Return what an image's boot and root partition are, as `open_image` says. Raises InputError for others."""
+    with open_image(image) as opened:
+        if opened.table != "msdos" or opened.boot_partition is None:
+            found = ", ".join(f"{each.number}: {each.filesystem or 'unknown'}" for each in opened.partitions)
+            what = f"it needs a FAT and an ext4 file system in an MBR, and has {found} in a table '{opened.table}'"
+            raise _no_layout(image, what)
+        if opened.root.dirty:
+            start = opened.root_partition.start
+            hint = f"on a copy of the image: `losetup -o {start} --show -f COPY`, then `e2fsck -fy` on what that prints"
+            raise InputError(Problem(message=f"{image}: the root partition was not unmounted cleanly", hint=hint))
+        return Layout(disk_id=int(opened.disk_id, 16), boot=opened.boot_partition, root=opened.root_partition)
 
 
 def _no_layout(image: Path, why: str) -> InputError:
     hint = "a base image is a whole SD card image for Raspberry Pi, no root file system and no installer"
     return InputError(Problem(message=f"{image}: {why}", hint=hint))
-
-
-def _check_clean(image: Path, root: Partition) -> None:
-    with image.open("rb") as file:
-        file.seek(root.start + 1024)
-        superblock = file.read(1024)
-    if superblock[0x38:0x3A] != b"\x53\xef":
-        raise _no_layout(image, f"partition {root.number} holds no ext4 file system")
-    if struct.unpack_from("<I", superblock, 0x60)[0] & _RECOVER:
-        hint = (
-            f"on a copy of the image: `losetup -o {root.start} --show -f COPY`, then `e2fsck -fy` on what that prints"
-        )
-        raise InputError(Problem(message=f"{image}: the root partition was not unmounted cleanly", hint=hint))
 
 
 @contextlib.contextmanager
@@ -134,7 +99,6 @@ def attached(image: Path, method: Method, scratch: Path) -> Iterator[Attached]:
     """
     image = image.resolve()
     layout = read_layout(image)
-    _check_clean(image, layout.root)
     boot, root = scratch / "boot", scratch / "root"
     boot.mkdir()
     root.mkdir()

@@ -18,10 +18,11 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from builder.artifacts import find_artifact, obtain, signed_checksum
-from builder.attach import Attached, Method, Partition, attached
+from builder.attach import Attached, Method, attached
 from builder.confine import resolve_in
 from builder.errors import FetchError, HostError, InputError, Problem
 from builder.hashing import file_digest
+from builder.image import Partition, require_readable_packing
 from builder.recipe_models import BaseImage
 from builder.run import CommandError, find_tool, require_root, run
 from builder.steps.base import Artifact
@@ -113,7 +114,7 @@ def ingest(image: Path, into: Path, *, scratch: Path, method: Method = "auto") -
         else:
             into.rmdir()
             found.root.rename(into)
-        facts = _base_facts(raw, found, into)
+        facts = _base_facts(found, into)
         with _times_kept(into):
             _drop(into / "lost+found")
         _lay_boot(found.boot, into, facts.boot_mount, image)
@@ -122,14 +123,14 @@ def ingest(image: Path, into: Path, *, scratch: Path, method: Method = "auto") -
     return facts
 
 
-def _base_facts(image: Path, found: Attached, root: Path) -> BaseFacts:
+def _base_facts(found: Attached, root: Path) -> BaseFacts:
     layout, fstab = found.layout, _read(root, "/etc/fstab")
-    boot = _partition_facts(image, layout.boot)
+    boot = _partition_facts(layout.boot)
     return BaseFacts(
         disk_id=layout.disk_id,
         boot=boot,
-        root=_partition_facts(image, layout.root),
-        boot_mount=find_boot_mount(fstab, boot, f"{layout.disk_id:08x}-{layout.boot.number:02d}"),
+        root=_partition_facts(layout.root),
+        boot_mount=find_boot_mount(fstab, boot, layout.boot.partuuid),
         identify=find_identify(_command_line(found), fstab),
     )
 
@@ -138,6 +139,7 @@ def unpack(image: Path, into: Path) -> Path:
     """Return the raw image: `into`, unpacked to it with holes, or the file itself when it is not packed."""
     with image.open("rb") as file:
         head = file.read(6)
+    require_readable_packing(image)
     known = [packer for magic, packer in _PACKED.items() if head.startswith(magic)]
     if not known:
         return image
@@ -166,13 +168,8 @@ def _copy(source: Path, into: Path) -> None:
     run(["cp", *how, f"{source}/.", into], what="copying the root partition")
 
 
-def _partition_facts(image: Path, partition: Partition) -> PartitionFacts:
-    """Ask blkid for a partition's label and UUID, "" where it has none."""
-    where = ["--offset", str(partition.start), "--size", str(partition.size)]
-    said = run([find_tool("blkid", package="util-linux"), "--probe", "--output", "export", *where, image]).stdout
-    tags = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    label, uuid = tags.get("LABEL", ""), tags.get("UUID", "")
-    return PartitionFacts(label=label, uuid=uuid, start=partition.start, size=partition.size)
+def _partition_facts(partition: Partition) -> PartitionFacts:
+    return PartitionFacts(label=partition.label, uuid=partition.uuid, start=partition.start, size=partition.size)
 
 
 def _read(root: Path, path: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from builder.errors import InputError, Problem
 from builder.ext4_reader import Ext4Reader
+from builder.firmware_names import name_for_firmware
 from builder.readonly_fs import Entry, Kind
 from builder.run import find_tool, run
 
@@ -26,6 +27,7 @@ _TYPES: dict[Kind, int] = {
     "fifo": stat.S_IFIFO,
     "socket": stat.S_IFSOCK,
 }
+_PATIENCE = 300  # seconds for a boot partition: 512 MiB from a slow card; directories in circles have no end
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 # What the kernel says of things that no system could have made; a full disk and the like are not the image's.
@@ -170,8 +172,8 @@ def _told(system: Ext4Reader, entry: Entry) -> Iterator[None]:
 def extract_fat(image: Path, offset: int, into: Path) -> None:
     """Copy a FAT file system at `offset` bytes of an image into the empty directory `into`.
 
-    Owners and modes are what the kernel shows for a FAT mounted by root: root's, 0755. Names and times are the file
-    system's own, times read as UTC. Raises CommandError where mtools cannot read it.
+    Owners and modes are what the kernel shows for a FAT mounted by root: root's, 0755. Names are those that the
+    firmware asks for. Times are the file system's own, read as UTC. Raises CommandError where mtools cannot read it.
     """
     mcopy = find_tool("mcopy", package="mtools")
     argv: list[str | Path] = [mcopy, "-s", "-n", "-Q", "-m", "-i", f"{image}@@{offset}", "::/", into]
@@ -181,7 +183,9 @@ def extract_fat(image: Path, offset: int, into: Path) -> None:
         what="reading the boot partition",
         env=env,
         hint="is this a FAT file system? `file` and `fsck.fat -n` tell",
+        timeout=_PATIENCE,
     )
+    name_for_firmware(into)
     newest = 0
     for path in into.rglob("*"):
         path.chmod(0o755)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from builder.hashing import file_digest
 from builder.netboot import Netboot
 from builder.run import CommandError, find_tool, run
 
+_ID = re.compile(r"[0-9]{1,10}")  # NIS lines (`+::::::`) and damaged ones name nobody
 DIGITS = 12  # of an image's sha256, as in output/NAME/DIGEST
 
 
@@ -75,7 +77,8 @@ class Generation:
     def users(self) -> dict[str, User]:
         """Return the people of its passwd: root, and whoever has a user number from 1000 on."""
         rows = [line.split(":") for line in self.read("/etc/passwd").splitlines()]
-        found = [User(name=row[0], uid=int(row[2]), gid=int(row[3]), home=row[5]) for row in rows if len(row) > 6]  # noqa: PLR2004 - passwd(5)
+        whole = [row for row in rows if len(row) > 6 and all(_ID.fullmatch(row[at]) for at in (2, 3))]  # noqa: PLR2004 - passwd(5)
+        found = [User(name=row[0], uid=int(row[2]), gid=int(row[3]), home=row[5]) for row in whole]
         return {user.name: user for user in found if user.uid == 0 or 1000 <= user.uid < 60000}  # noqa: PLR2004 - policy 9.2.2
 
 
@@ -178,6 +181,10 @@ def _capabilities(root: Path) -> dict[str, str]:
     """Return the file capabilities in a tree: in-root path to text (`cap_net_raw=ep`)."""
     found: dict[str, str] = {}
     for path in capable_files(root):
+        if not path.name.isprintable() or not str(path.relative_to(root)).isprintable():
+            hint = "no package has such a file: rename it, or take its capability away, where the image is made"
+            where = f"/{path.relative_to(root)}"
+            raise InputError(Problem(message=f"{where!r} has a capability and a name that cannot be told", hint=hint))
         try:
             said = run([find_tool("getcap", package="libcap2-bin"), "-n", path]).stdout
         except CommandError:

@@ -12,10 +12,12 @@ import gzip
 import lzma
 import mmap
 import os
+import re
+import shlex
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -34,6 +36,9 @@ from builder.scratch import temporary
 
 COMPRESSIONS = (".zst", ".xz", ".gz")
 _MAGICS = {".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".gz": b"\x1f\x8b"}  # what each begins with
+_UNREAD = {b"PK\x03\x04": "unzip", b"BZh": "bunzip2 --keep", b"7z\xbc\xaf": "7z x"}  # and what unpacks it
+_BOOT = re.compile(r"config\.txt|cmdline\.txt|bootcode\.bin|start.*\.elf|kernel.*\.img|vmlinuz.*")
+_LINE = 1 << 16  # bytes of a command line or an fstab
 _SECTOR = 512
 _PIECE = 1 << 20
 
@@ -75,7 +80,7 @@ class Image:
     partitions: tuple[Partition, ...]
     boot: FileSystem | None
     boot_partition: Partition | None
-    root: FileSystem
+    root: Ext4Reader
     root_partition: Partition
 
 
@@ -88,6 +93,7 @@ def open_image(path: Path) -> Iterator[Image]:
     file = find_image(path)
     with contextlib.ExitStack() as stack:
         packing = packing_of(file)
+        require_readable_packing(file)
         plain = stack.enter_context(_decompressed(file, packing)) if packing else file
         try:
             raw = stack.enter_context(open_named(plain, device=True))
@@ -96,9 +102,11 @@ def open_image(path: Path) -> Iterator[Image]:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is empty"
             raise _unusable(path, f"cannot be read: {reason}") from error
         table, disk_id, partitions = _partition_table(plain, data, path)
-        systems = _file_systems(plain, data, partitions, path)
+        systems, broken = _file_systems(plain, data, partitions, path)
         for each in systems.values():
             stack.callback(each.close)
+        if broken and not any(isinstance(each, Ext4Reader) for each in systems.values()):
+            raise broken[0]
         described = tuple(_described(each, systems.get(each.number)) for each in partitions)
         yield _image(path, plain, (table, disk_id, len(data)), described, systems)
 
@@ -114,6 +122,16 @@ def packing_of(file: Path) -> str:
     except OSError:
         return ""
     return next((suffix for suffix, magic in _MAGICS.items() if head.startswith(magic)), "")
+
+
+def require_readable_packing(file: Path) -> None:
+    """Raise InputError, with the command that unpacks it, for a file packed in a way that is not read here."""
+    with open_named(file, device=True) as stream:
+        head = stream.read(6)
+    tool = next((tool for magic, tool in _UNREAD.items() if head.startswith(magic)), "")
+    if tool:
+        hint = f"unpack it: `{tool} {shlex.quote(str(file))}`, and name the .img file that comes out"
+        raise _unusable(file, "is packed in a way that is not read here", hint)
 
 
 def find_image(path: Path) -> Path:
@@ -223,15 +241,20 @@ def _gpt_facts(data: mmap.mmap, number: int, sector: int) -> tuple[str, str, boo
 
 def _file_systems(
     plain: Path, data: mmap.mmap, partitions: tuple[Partition, ...], path: Path
-) -> dict[int, FatReader | Ext4Reader]:
+) -> tuple[dict[int, FatReader | Ext4Reader], list[InputError]]:
+    """Return the file systems that can be read, and why others cannot: a partition of data may be anything."""
     found: dict[int, FatReader | Ext4Reader] = {}
+    broken = []
     for each in partitions:
         name = f"{path} partition {each.number}"
-        if is_ext(data, each.start):
-            found[each.number] = Ext4Reader(data, each.start, name)
-        elif is_fat(data, each.start):
-            found[each.number] = FatReader(plain, each.start, each.size, name)
-    return found
+        try:
+            if is_ext(data, each.start):
+                found[each.number] = Ext4Reader(data, each.start, name)
+            elif is_fat(data, each.start):
+                found[each.number] = FatReader(plain, each.start, each.size, name)
+        except InputError as error:
+            broken.append(error)
+    return found, broken
 
 
 def _described(partition: Partition, system: FileSystem | None) -> Partition:
@@ -258,18 +281,8 @@ def _image(
     partitions: tuple[Partition, ...],
     systems: dict[int, FatReader | Ext4Reader],
 ) -> Image:
-    """Choose boot (the FAT with a config.txt, or the first) and root (the ext with an os-release, or the biggest)."""
     by_number = {each.number: each for each in partitions}
-    fats = [number for number, each in systems.items() if isinstance(each, FatReader)]
-    roots = [number for number, each in systems.items() if isinstance(each, Ext4Reader)]
-    if not roots:
-        kinds = ", ".join(f"{each.number}: {each.filesystem or 'unknown'}" for each in partitions) or "none"
-        raise _unusable(given, f"no partition holds an ext file system (partitions: {kinds})")
-    root = next(
-        (number for number in roots if systems[number].find("/etc/os-release")),
-        max(roots, key=lambda number: systems[number].size),
-    )
-    boot = next((number for number in fats if systems[number].find("/config.txt")), fats[0] if fats else None)
+    root, boot = choose(given, partitions, systems)
     table, disk_id, size = disk
     return Image(
         given=given,
@@ -280,6 +293,74 @@ def _image(
         partitions=partitions,
         boot=None if boot is None else systems[boot],
         boot_partition=None if boot is None else by_number[boot],
-        root=systems[root],
+        root=_ext4(systems[root]),
         root_partition=by_number[root],
     )
+
+
+def _ext4(system: FileSystem) -> Ext4Reader:
+    assert isinstance(system, Ext4Reader)  # noqa: S101 - what was chosen
+    return system
+
+
+def choose(
+    given: Path, partitions: tuple[Partition, ...], systems: Mapping[int, FatReader | Ext4Reader]
+) -> tuple[int, int | None]:
+    """Return the numbers of the root and the boot partition, by what is in them. Raises InputError where several fit.
+
+    A root has an os-release and a program to start; of several, it is the one that the boot partition's command line
+    names. A boot partition has what the firmware reads; of several, it is the one that the root's fstab mounts.
+    """
+    exts = [number for number, each in systems.items() if isinstance(each, Ext4Reader)]
+    if not exts:
+        kinds = ", ".join(f"{each.number}: {each.filesystem or 'unknown'}" for each in partitions) or "none"
+        raise _unusable(given, f"no partition holds an ext file system (partitions: {kinds})")
+    fats = [number for number, each in systems.items() if isinstance(each, FatReader)]
+    roots = [number for number in exts if _is_root(systems[number])] or exts
+    boots = [number for number in fats if _is_boot(systems[number])] or fats
+    by_number = {each.number: each for each in partitions}
+    if len(roots) > 1:
+        named = {name for number in boots for name in _command_line_roots(systems[number])}
+        roots = [number for number in roots if named & _names(by_number[number])] or roots
+    root = _only(given, "root", roots)
+    if len(boots) > 1:
+        mounted = _fstab_boots(systems[root])
+        boots = [number for number in boots if mounted & _names(by_number[number])] or boots
+    return root, _only(given, "boot", boots) if boots else None
+
+
+def _only(given: Path, role: str, numbers: list[int]) -> int:
+    if len(numbers) > 1:
+        them = ", ".join(str(number) for number in numbers)
+        hint = "take the other partitions out of a copy of it (`parted COPY rm NUMBER`), or use an image for one system"
+        raise _unusable(given, f"partitions {them} could each be the {role} partition, and nothing tells which", hint)
+    return numbers[0]
+
+
+def _is_root(system: FileSystem) -> bool:
+    release = any(system.find(path) for path in ("/etc/os-release", "/usr/lib/os-release"))
+    return release and any(system.find(path, follow=False) for path in ("/sbin/init", "/usr/lib/systemd/systemd"))
+
+
+def _is_boot(system: FileSystem) -> bool:
+    names = (entry.name.lower() for entry in system.list("/"))
+    return any(_BOOT.fullmatch(name) for name in names)
+
+
+def _names(partition: Partition) -> set[str]:
+    """Return what a command line and an fstab may call a partition, in lower case."""
+    names = {f"label={partition.label}", f"uuid={partition.uuid}", f"partuuid={partition.partuuid}"}
+    devices = {f"/dev/{disk}{partition.number}" for disk in ("mmcblk0p", "sda", "nvme0n1p")}
+    return {name.lower() for name in names if not name.endswith("=")} | devices
+
+
+def _command_line_roots(boot: FileSystem) -> set[str]:
+    text = boot.head("/cmdline.txt", _LINE).decode(errors="replace") if boot.find("/cmdline.txt") else ""
+    return {word.removeprefix("root=").lower() for word in text.split() if word.startswith("root=")}
+
+
+def _fstab_boots(root: FileSystem) -> set[str]:
+    """Return what the root's fstab mounts where the firmware's files belong."""
+    text = root.head("/etc/fstab", _LINE).decode(errors="replace") if root.find("/etc/fstab") else ""
+    rows = [line.split() for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return {row[0].replace('"', "").lower() for row in rows if row[1:2] in (["/boot"], ["/boot/firmware"])}

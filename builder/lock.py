@@ -20,7 +20,7 @@ from builder.base_image import obtain_image, resolve_image
 from builder.cache import Cache, read_json, write_json
 from builder.errors import FetchError, InputError, Problem
 from builder.hashing import digest_of
-from builder.image import open_image
+from builder.image import Image, open_image
 from builder.mirrors import candidate_sources, find_keyring, image_sources
 from builder.named_file import read_named
 from builder.recipe import Recipe
@@ -275,20 +275,34 @@ class _BaseStatus:
         if known is None:
             file = obtain_image(base, sha256, directory=recipe.path.parent, cache_dir=cache.artifacts, search=artifacts)
             with open_image(file) as image:
-                release = dict(
-                    re.findall(
-                        r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$',
-                        image.root.read("/etc/os-release").decode(),
-                        re.MULTILINE,
-                    )
-                )
-                known = {"release": release, "status": image.root.read("/var/lib/dpkg/status").decode()}
+                known = _read_status(image)
             write_json(memo, known)
         release = known["release"]
         distribution = "ubuntu" if release.get("ID") == "ubuntu" else "debian"
         return cls(
             distribution=distribution, suite=release.get("VERSION_CODENAME", ""), image=sha256, status=known["status"]
         )
+
+
+def _read_status(image: Image) -> dict[str, Any]:
+    """Return an image's release and dpkg status. Raises InputError for a base that apt cannot build on."""
+    text = _text_of(image, "/etc/os-release", "what it is")
+    release = dict(re.findall(r'^(ID|VERSION_CODENAME)="?([^"\n]*)"?$', text, re.MULTILINE))
+    if not release.get("VERSION_CODENAME"):
+        hint = (
+            "a base is an image of a Debian or Ubuntu release: testing and other systems have no codename to build on"
+        )
+        raise InputError(Problem(message=f"{image.given}: its /etc/os-release has no VERSION_CODENAME", hint=hint))
+    return {"release": release, "status": _text_of(image, "/var/lib/dpkg/status", "what is installed")}
+
+
+def _text_of(image: Image, path: str, what: str) -> str:
+    try:
+        return image.root.text(path)
+    except OSError as error:
+        hint = "a base is an image of Debian, Ubuntu or Raspberry Pi OS"
+        message = f"{image.given}: {path} cannot be read ({error.strerror}): {what} is not known"
+        raise InputError(Problem(message=message, hint=hint)) from error
 
 
 def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:

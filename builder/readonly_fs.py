@@ -20,7 +20,7 @@ from builder.errors import InputError, Problem
 Kind = Literal["file", "directory", "symlink", "character", "block", "fifo", "socket"]
 MAX_SYMLINKS = 40  # what path_resolution(7) allows
 _PIECE = 1 << 20
-_LIMIT = 1 << 30  # bytes that `read` takes; the biggest kernels and initramfs are far below
+_LIMIT = 256 << 20  # bytes that `read` takes; the biggest kernels and initramfs are below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +151,7 @@ class FileSystem(ABC):
         return entry
 
     def read(self, path: str) -> bytes:
-        """Return the content of a file; symlinks are followed inside the file system. Raises InputError above 1 GiB."""
+        """Return the content of a file; symlinks are followed inside the file system. InputError above 256 MiB."""
         file = self._file(path)
         if file.size > _LIMIT:
             what = f"{path} claims {file.size} bytes, too many to be read at once"

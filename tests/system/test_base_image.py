@@ -241,11 +241,11 @@ def test_files_that_are_no_raspberry_pi_image(made: Made, tmp_path: Path) -> Non
     blank = bytearray(whole)
     blank[UBUNTU.start + images.BOOT_SIZE + 1024 : UBUNTU.start + images.BOOT_SIZE + 2048] = bytes(1024)
     for content, message in (
-        (b"text", "no partition table"),
-        (bytes(one_partition), "partitions of types 0x0c"),
-        (whole[: 80 * images.MIB], "cut short"),
+        (b"text", "no usable partition table"),
+        (bytes(one_partition), "no partition holds an ext file system"),
+        (whole[: 80 * images.MIB], "no usable partition table|cut short"),
         (bytes(dirty), "not unmounted cleanly"),
-        (bytes(blank), "no ext4 file system"),
+        (bytes(blank), "no partition holds an ext file system"),
     ):
         (tmp_path / "x.img").write_bytes(content)
         with pytest.raises(InputError, match=message):

@@ -23,7 +23,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("steps", "variables", "recipe", "inventory", "model_window"),
     (
         "base_image",
-        "image",
         "bootstrap",
         "finish",
         "publish",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from builder import attach
-from builder.attach import Partition
 from builder.errors import HostError
+from builder.image import Partition
 
 pytestmark = pytest.mark.tools
 
@@ -18,7 +18,7 @@ WAITS = """#!/bin/sh
 echo "$(basename $0) $*" >>"$(dirname $0)/called"
 [ "$(basename $0)" = dmsetup ] || printf 'add map loop9p1 (254:0)\\nadd map loop9p2 (254:1): 0 8 linear 7:9 8\\n'
 """
-ROOT = Partition(number=2, kind=0x83, start=512, size=512)
+ROOT = Partition(number=2, start=512, size=512, type="0x83", active=False, partuuid="")
 
 
 @pytest.fixture

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.attach import Partition, read_layout
+from builder.attach import read_layout
 from builder.base_image import PartitionFacts, find_boot_mount, find_identify
 from builder.errors import InputError
+from tests.images import DEBIAN, MIB, make_image
 
 BOOT = PartitionFacts(label="bootfs", uuid="12C4-97FD", start=4 << 20, size=64 << 20)
 PARTUUID = "0a1b2c3d-01"
@@ -68,27 +69,22 @@ def image(directory: Path, sector: bytes, sectors: int) -> Path:
     return path
 
 
+@pytest.mark.tools
 def test_reads_the_layout_of_a_raspberry_pi(tmp_path: Path) -> None:
-    layout = read_layout(image(tmp_path, table((0x0C, 8, 16), (0x83, 24, 100), disk_id=0xDEADBEEF), 124))
+    layout = read_layout(make_image(tmp_path / "a.img", DEBIAN))
     assert layout.disk_id == 0xDEADBEEF
-    assert layout.boot == Partition(number=1, kind=0x0C, start=8 * 512, size=16 * 512)
-    assert layout.root == Partition(number=2, kind=0x83, start=24 * 512, size=100 * 512)
-
-
-def test_takes_the_first_fat_and_the_first_linux_partition(tmp_path: Path) -> None:
-    layout = read_layout(image(tmp_path, table((0x82, 1, 4), (0x0E, 8, 16), (0, 0, 0), (0x83, 24, 100)), 200))
-    assert (layout.boot.number, layout.root.number) == (2, 4)
+    assert (layout.boot.number, layout.boot.start, layout.boot.size) == (1, MIB, DEBIAN.boot_size)
+    assert (layout.root.number, layout.root.size, layout.root.label) == (2, DEBIAN.root_size, "rootfs")
 
 
 @pytest.mark.parametrize(
     ("sector", "sectors", "message"),
     [
-        (b"", 0, "no partition table"),
-        (bytes(512), 9, "no partition table"),
-        (table(), 9, "has partitions of types none"),
-        (table((0xEE, 1, 99)), 99, "has partitions of types 0xee"),
-        (table((0x0C, 8, 16)), 99, "has partitions of types 0x0c"),
-        (table((0x0C, 8, 16), (0x83, 24, 100)), 123, "cut short: 62976 of 63488 bytes"),
+        (b"", 0, "it is empty"),
+        (bytes(512), 9, "no usable partition table"),
+        (table(), 9, "no partition holds an ext file system"),
+        (table((0x0C, 8, 16)), 99, "no partition holds an ext file system"),
+        (table((0x0C, 8, 16), (0x83, 24, 100)), 123, "partition"),
     ],
 )
 def test_other_layouts_are_refused(tmp_path: Path, sector: bytes, sectors: int, message: str) -> None:
