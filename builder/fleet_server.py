@@ -3,12 +3,15 @@
     POST /v1/nodes/NAME    a node's report, JSON, with `Authorization: Bearer TOKEN`; 201 the first time, then 200
     GET  /healthz          whether it answers
 
-It stands on a network that others are on too: a request has 15 seconds in all, a body 64 KiB, 64 requests are answered
-at once and more are hung up on; a wrong token and an unknown node get the same answer.
+It stands on a network that others are on too: a request has 15 seconds in all, a body 64 KiB, 256 requests are answered
+at once, of one address 48, and more are hung up on; a wrong token and an unknown node get the same answer. Nothing of
+what was sent is ever said: a line that is no request may hold a token.
 """
 
 from __future__ import annotations
 
+import collections
+import ipaddress
 import json
 import socket
 import ssl
@@ -27,7 +30,8 @@ from builder.fleet import Database, Report, Tokens
 
 _BODY = 64 << 10  # bytes
 _SECONDS = 15.0  # for a whole request, however slowly it comes
-_AT_ONCE = 64
+_AT_ONCE = 256
+_OF_ONE = 48  # of an address; a site's nodes may share one
 _NODES = "/v1/nodes/"
 
 
@@ -46,7 +50,8 @@ class FleetServer(ThreadingHTTPServer):
     def __init__(self, listen: tuple[str, int], database: Database, tokens: Tokens) -> None:
         self.database, self.tokens = database, tokens
         self.address_family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
-        self._free = threading.BoundedSemaphore(_AT_ONCE)
+        self._lock = threading.Lock()
+        self._answered: collections.Counter[str] = collections.Counter()
         try:
             super().__init__(listen, _Handler)
         except OSError as error:
@@ -67,13 +72,13 @@ class FleetServer(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, or hang up where too many are answered already."""
-        if not self._free.acquire(blocking=False):
+        if not self._enter(client_address):
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._free.release()
+            self._leave(client_address)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -85,12 +90,35 @@ class FleetServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             ender.cancel()
-            self._free.release()
+            self._leave(client_address)
+
+    def _enter(self, client_address: Any) -> bool:
+        """Count a connection, unless there are too many of all or of its address."""
+        whose = _whose(client_address)
+        with self._lock:
+            if self._answered.total() >= _AT_ONCE or self._answered[whose] >= _OF_ONE:
+                return False
+            self._answered[whose] += 1
+        return True
+
+    def _leave(self, client_address: Any) -> None:
+        whose = _whose(client_address)
+        with self._lock:
+            self._answered[whose] -= 1
+            if self._answered[whose] <= 0:
+                del self._answered[whose]
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
         """Say in a line what ended a connection: a client that goes away is nobody's failure."""
-        error = sys.exc_info()[1]
-        console.note(f"{client_address[0]}: {type(error).__name__}: {error}")
+        console.note(f"{client_address[0]}: {type(sys.exc_info()[1]).__name__}")
+
+
+def _whose(client_address: Any) -> str:
+    """Return whom a connection counts for: an IPv4 address, or the network that an IPv6 host takes addresses from."""
+    address = ipaddress.ip_address(str(client_address[0]).partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)
 
 
 def _hang_up(request: socket.socket) -> None:
@@ -165,6 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's signature
         """Keep quiet about what went well: a rack reports a hundred times an hour."""
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """Answer what is no request, and say so without a word of it."""
+        super().send_error(code)
+
     def log_error(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Say what did not, without control characters."""
-        console.note(f"{self.client_address[0]}: {format % args!r}")
+        """Say what did not: a status, or what kind of failure; the library's arguments may quote what was sent."""
+        about = f"{args[0]:d}" if args and isinstance(args[0], int) else type(args[0]).__name__ if args else ""
+        console.note(f"{self.client_address[0]}: {format.partition(' ')[0].rstrip(',:')} {about}".rstrip())

@@ -61,7 +61,7 @@ def read_settings(path: Path, token: Path) -> dict[str, Any]:
         names = [*settings["models"], *settings["models"].values()]
         in_window(settings["window"], datetime.now())  # noqa: DTZ005 - the node's own time of day
         urls = isinstance(settings["store"], str)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FailedError(f"{path}: {error!r}") from None
     if not urls or not all(NAME.fullmatch(name) for name in names):
         raise FailedError(f"{path}: a name that cannot be one")
@@ -71,7 +71,9 @@ def read_settings(path: Path, token: Path) -> dict[str, Any]:
 def bring(model: Model, version: str, options: argparse.Namespace, settings: Mapping[str, Any]) -> dict[str, int]:
     """Bring one version and switch to it; say why when that failed. Returns the figures of the run."""
     limit = int(settings.get("limit", 0))
-    store = Store(settings["store"], token=settings["token"], limit=limit, pause=options.pause)
+    store = Store(
+        settings["store"], token=settings["token"], limit=limit, pause=options.pause, patience=options.patience
+    )
     signers = options.signers if settings.get("signed", True) else None
     fetch = Fetch(model, version, store, Terms(signers, options.reserve))
     before, failed = model.current(), 1
@@ -134,6 +136,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--textfile", type=Path, default=Path("/run/node-textfile/models.prom"), metavar="FILE")
     parser.add_argument("--scheduled", action="store_true", help="wait for the node's time: do nothing before it")
     parser.add_argument("--reserve", type=int, default=256 << 20, metavar="BYTES", help="of the disk that stay free")
+    parser.add_argument("--patience", type=float, default=60.0, metavar="SECONDS", help="that an answer may take")
     parser.add_argument("--pause", type=float, default=1.0, metavar="SECONDS", help="before the second attempt")
     return parser.parse_args(arguments)
 

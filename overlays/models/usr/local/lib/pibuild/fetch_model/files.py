@@ -35,6 +35,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file of our own; a missing or broken one counts as empty."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

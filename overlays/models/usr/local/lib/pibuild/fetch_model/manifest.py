@@ -59,22 +59,29 @@ def parse(content: bytes, model: str, version: str) -> Manifest:
     """Return the manifest of that version. Raises FailedError for another, or one that names what it must not."""
     try:
         manifest = _manifest(json.loads(content), content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FailedError(f"not a manifest: {error!r}") from None
+        right = _holds(manifest, model, version)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise FailedError(f"not a manifest: {ascii(error)[:200]}") from None
+    if not right:
+        raise FailedError(f"not a manifest of {model} {version}, or not a whole one")
+    return manifest
+
+
+def _holds(manifest: Manifest, model: str, version: str) -> bool:
+    """Whether it is that version's, and its chunks are the whole file. Raises TypeError."""
     named = (manifest.model, manifest.version) == (model, version)
     ends = [0, *(chunk.off + chunk.len for chunk in manifest.chunks)]
     whole = [*(chunk.off for chunk in manifest.chunks), manifest.size] == ends
     sums = all(_SHA256.fullmatch(each) for each in (manifest.sha256, *(chunk.sha256 for chunk in manifest.chunks)))
     lengths = all(0 < chunk.len <= LARGEST_CHUNK for chunk in manifest.chunks)
+    texts = all(isinstance(each, str) for each in (manifest.published, manifest.plain))
     file = NAME.fullmatch(manifest.file) and not manifest.file.endswith((".json", ".sig", ".part"))
-    if not (named and whole and sums and lengths and file):
-        raise FailedError(f"not a manifest of {model} {version}, or not a whole one")
-    return manifest
+    return bool(named and whole and sums and lengths and texts and file and type(manifest.size) is int)
 
 
 def _manifest(read: dict[str, Any], content: bytes) -> Manifest:
     if read["format"] != FORMAT:
-        raise FailedError(f"a manifest of format {read['format']}, which this program does not know")
+        raise FailedError(f"a manifest of format {ascii(read['format'])[:40]}, which this program does not know")
     return Manifest(
         model=read["model"],
         version=read["version"],

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import random
 import re
+import signal
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,13 +16,18 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from failures import FailedError, InterruptedTransferError, say
 
-BLOCK = 1 << 18  # bytes read at once
-ATTEMPTS = 8  # in a row that brought nothing new, before a run gives up
+BLOCK = 1 << 18  # bytes read at once from a disk
+_FROM_NETWORK = 1 << 14  # and from a store, each within twice the time that an answer may take
+ATTEMPTS = 8  # in a row that brought next to nothing new, before a run gives up
+PROGRESS = 4096  # bytes that count as something new
+WASTE = 16 << 20  # bytes of one model that may come in vain, beside what chunks that came wrong cost: links are metered
 LONGEST_PAUSE = 60.0
 TIMEOUT = 60.0
 REDIRECTS = 5
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
+
+_DIGITS = re.compile(r"bytes ([0-9]{1,18})-", re.ASCII)
 
 Result = TypeVar("Result")
 
@@ -50,15 +56,19 @@ class Wanted:
 
 
 class Store:
-    """One connection, which is kept. `received` counts the bytes of bodies.
+    """One connection, which is kept. `received` counts the bytes of bodies, `kept` those that were of use.
 
     `limit` is bytes per second, 0 for none; `pause` the seconds before a second attempt, which double with each further
-    one. The token is for the store alone, not for where it sends us.
+    one; `patience` those that an answer may take. The token is for the store alone, not for where it sends us.
     """
 
-    def __init__(self, url: str, *, token: str = "", limit: int = 0, pause: float = 1.0) -> None:
+    def __init__(
+        self, url: str, *, token: str = "", limit: int = 0, pause: float = 1.0, patience: float = TIMEOUT
+    ) -> None:
         self.url = url.rstrip("/") + "/"
-        self.received = 0
+        self.received = self.kept = 0
+        self.waste = WASTE
+        self._patience = patience
         self._token = token
         self._limit = limit
         self._pause = pause
@@ -75,17 +85,20 @@ class Store:
     def small(self, name: str, most: int) -> bytes:
         """Return an object of at most `most` bytes. Raises FailedError."""
         url = self.url + quote(name)
+        content = bytearray()
 
         def transfer() -> bytes:
-            content = bytearray()
+            content.clear()
             with self.open(Wanted(url)) as (_, blocks):
                 for block in blocks:
-                    content += block
+                    content.extend(block)
                     if len(content) > most:
                         raise FailedError(f"{url}: longer than {most} bytes")
             return bytes(content)
 
-        return self.patiently(transfer, name)
+        whole = self.patiently(transfer, name, lambda: len(content))
+        self.kept += len(whole)
+        return whole
 
     @contextlib.contextmanager
     def open(self, wanted: Wanted) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -97,18 +110,25 @@ class Store:
             if not response.isclosed() or response.will_close:
                 self.close()
 
-    def patiently(self, transfer: Callable[[], Result], what: str) -> Result:
-        """Call `transfer` until it ends, with longer and longer pauses while nothing new comes. Raises FailedError."""
-        fruitless = 0
+    def patiently(self, transfer: Callable[[], Result], what: str, reached: Callable[[], int]) -> Result:
+        """Call `transfer` until it ends, with longer and longer pauses while nothing new comes. Raises FailedError.
+
+        `reached` says how many bytes there are that stay: only what goes beyond the furthest so far is new.
+        """
+        fruitless, furthest = 0, reached()
         while True:
-            before = self.received
             try:
                 return transfer()
             except InterruptedTransferError as interruption:
                 self.close()
-                fruitless = 0 if self.received > before else fruitless + 1
+                new = reached() - furthest
+                fruitless = 0 if new >= PROGRESS else fruitless + 1
+                furthest = max(furthest, furthest + new)
                 if fruitless >= ATTEMPTS:
                     raise FailedError(f"{what}: {interruption} (after {fruitless} attempts)") from None
+                wasted = self.received - self.kept - reached()
+                if wasted > self.waste:
+                    raise FailedError(f"{what}: {interruption}; {wasted} bytes came in vain") from None
                 longest = min(self._pause * 2**fruitless, LONGEST_PAUSE)
                 pause = max(longest * random.uniform(0.5, 1), min(interruption.wait, LONGEST_PAUSE))
                 say(f"{what}: {interruption}; again in {pause:.1f} s")
@@ -116,15 +136,13 @@ class Store:
 
     def _answer(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         for _ in range(REDIRECTS):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise FailedError(f"{url}: not an address that can be fetched")
+            parts = _parts(url)
             own = urlsplit(self.url)[:2] == parts[:2]
             authorized = {"Authorization": f"Bearer {self._token}"} if self._token and own else {}
             response = self._ask(parts, {**headers, **authorized})
             if response.status not in _MOVED:
                 return response
-            url = urljoin(url, response.getheader("Location", ""))
+            url = _follow(url, response.getheader("Location", ""))
             self.close()
         raise FailedError(f"{url}: redirected more than {REDIRECTS} times")
 
@@ -132,27 +150,35 @@ class Store:
         kept = self._connection if parts[:2] == self._place else None
         if kept is None:
             self.close()
-        connection = kept or _connect(parts)
+        connection = kept or _connect(parts, self._patience)
         self._connection, self._place = connection, (parts.scheme, parts.netloc)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            connection.request("GET", path, headers=dict(headers))
-            return connection.getresponse()
+            with _within(2 * self._patience):
+                connection.request("GET", path, headers=dict(headers))
+                return connection.getresponse()
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise FailedError(f"{parts.hostname}: its certificate does not hold: {error.verify_message}") from None
+        except InterruptedTransferError:
+            self.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if kept is not None:  # the server ends idle connections
                 return self._ask(parts, headers)
             raise InterruptedTransferError(_reason(error)) from None
+        except ValueError as error:  # a name that no name server takes, a path that no request can hold
+            self.close()
+            raise FailedError(f"{_shown(parts.geturl())}: not an address that can be fetched: {error}") from None
 
     def _blocks(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
-        most = min(BLOCK, max(1024, self._limit // 4)) if self._limit else BLOCK
+        most = min(_FROM_NETWORK, max(1024, self._limit // 4)) if self._limit else _FROM_NETWORK
         while True:
             try:
-                block = response.read(most)
-            except (OSError, http.client.HTTPException) as error:
+                with _within(2 * self._patience):
+                    block = response.read(most)
+            except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
                 raise InterruptedTransferError(_reason(error)) from None
             if not block:
                 break
@@ -168,10 +194,52 @@ class Store:
             time.sleep(max(0.0, self.received / self._limit - (time.monotonic() - self._begun)))
 
 
-def _connect(parts: SplitResult) -> http.client.HTTPConnection:
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Interrupt what the block waits for when it has taken that long: a server that sends a byte a minute answers."""
+
+    def overdue(*_: object) -> None:
+        raise InterruptedTransferError(f"next to nothing came within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, overdue)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _parts(url: str) -> SplitResult:
+    """Return the parts of an address. Raises FailedError for what is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        good = parts.scheme in ("http", "https") and parts.hostname and url.isascii()
+    except ValueError:
+        good = False
+    if not good:
+        raise FailedError(f"{_shown(url)}: not an address that can be fetched")
+    return parts
+
+
+def _follow(url: str, location: str) -> str:
+    """Return where an answer sends us. Raises FailedError."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise FailedError(f"{url}: redirected to {_shown(location)}, which is no address") from None
+
+
+def _shown(url: str) -> str:
+    """Return an address fit for a line of the journal."""
+    return ascii(url)[1:-1][:200]
+
+
+def _connect(parts: SplitResult, patience: float) -> http.client.HTTPConnection:
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     try:
-        return kind(parts.hostname or "", parts.port, timeout=TIMEOUT)
+        return kind(parts.hostname or "", parts.port, timeout=patience)
     except ValueError as error:
         raise FailedError(f"{parts.netloc}: not an address that can be fetched: {error}") from None
 
@@ -179,7 +247,7 @@ def _connect(parts: SplitResult) -> http.client.HTTPConnection:
 def _accept(response: http.client.HTTPResponse, wanted: Wanted) -> int:
     """Return where the body begins. Raises InterruptedTransferError for what passes, FailedError for what does not."""
     status = response.status
-    placed = re.match(r"bytes (\d+)-", response.getheader("Content-Range", ""))
+    placed = _DIGITS.match(response.getheader("Content-Range", ""))
     if status == http.client.PARTIAL_CONTENT and placed and int(placed[1]) == wanted.offset + wanted.begin:
         return wanted.begin
     if status == http.client.OK:
@@ -191,9 +259,9 @@ def _accept(response: http.client.HTTPResponse, wanted: Wanted) -> int:
     if status in _AGAIN:
         after = response.getheader("Retry-After", "")
         wait = float(after) if after.isdecimal() else 0.0
-        raise InterruptedTransferError(f"{status} {response.reason}", wait=wait)
-    raise FailedError(f"{wanted.url}: {status} {response.reason}")
+        raise InterruptedTransferError(f"{status} {_shown(response.reason)}", wait=wait)
+    raise FailedError(f"{wanted.url}: {status} {_shown(response.reason)}")
 
 
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return _shown(str(error)) or type(error).__name__

@@ -14,11 +14,11 @@ from failures import FailedError, InterruptedTransferError, say
 from files import sync_directory, write
 from manifest import Chunk, Manifest, check_signature, parse
 from model import Model
-from store import BLOCK, Store, Wanted
+from store import BLOCK, WASTE, Store, Wanted
 
 SYNC = 32 << 20  # bytes after which what came is brought to the disk: a power cut costs no more
 SPOILT = 3  # times that one chunk may come wrong before a run gives up
-_LARGEST_MANIFEST = 64 << 20
+_LARGEST_MANIFEST = 16 << 20  # as the publisher has it; read, that is a quarter of a GiB
 _LARGEST_SIGNATURE = 1 << 16
 
 
@@ -107,6 +107,7 @@ class Fetch:
             self._make_room(manifest.size - part.start - part.pending)
             write(self.work / "manifest.json", manifest.content)
             pieces = self._model.pieces()
+            self._store.waste = WASTE + SPOILT * max((chunk.len for chunk in manifest.chunks), default=0)
             for chunk in manifest.chunks[done:]:
                 if not self._copy(chunk, part, pieces.get(chunk.sha256)):
                     self._bring(chunk, part, manifest)
@@ -171,8 +172,12 @@ class Fetch:
             piece = (chunk.off, chunk.len) if manifest.plain else (0, None)
             wanted = Wanted(place, offset=piece[0], length=piece[1], fresh=spoilt > 0)
             transfer = functools.partial(self._transfer, chunk, part, wanted)
-            self._store.patiently(transfer, f"{self._what}: chunk {chunk.sha256[:12]}")
+            held = part.pending  # of an earlier run
+            reached = lambda held=held: max(0, part.pending - held)  # noqa: E731
+            self._store.patiently(transfer, f"{self._what}: chunk {chunk.sha256[:12]}", reached)
+            came = reached()
             if part.accept(chunk):
+                self._store.kept += came
                 return
             self.spoilt += 1
             self._store.close()
