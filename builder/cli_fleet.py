@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli_node import cluster_option, dest_option
+from builder.cli_node import cluster_option, dest_option, netboot_of
 from builder.cli_options import NamedFile, ServedDirectory, example, json_option, plain
 
 _database_option = click.option(
@@ -147,7 +147,12 @@ def _ago(last: float | None, now: float) -> str:
     return f"{seconds} s ago"
 
 
-@fleet.command(epilog=example("sudo pibuild fleet token yellow3", "ssh pi sudo tee /etc/pibuild/fleet-token"))
+@fleet.command(
+    epilog=example(
+        "sudo pibuild fleet token yellow3 |",
+        "  ssh yellow3 sudo install -D -m 600 /dev/stdin /etc/pibuild/fleet-token",
+    )
+)
 @click.argument("name", metavar="NODE")
 @cluster_option
 @dest_option
@@ -158,14 +163,13 @@ def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
     /etc/pibuild/fleet-token. It is made where there is none yet. Needs root.
     """
     from builder.inventory import find_inventory, load_inventory
-    from builder.netboot import Netboot
     from builder.node_state import make_state
     from builder.run import require_root
 
     inventory = load_inventory(find_inventory(cluster_file))
     node = inventory.node(name)
     require_root("fleet token")
-    netboot = Netboot(dest or Path(inventory.cluster.netboot))
+    netboot = netboot_of(dest, inventory.cluster.netboot)
     with netboot.locked():
         make_state(netboot, (node,))
     console.say((netboot.state / node.name / "fleet-token").read_text().strip())

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli_node import cluster_option, dest_option
+from builder.cli_node import cluster_option, dest_option, netboot_of
 from builder.cli_options import example
 
 
@@ -36,14 +36,13 @@ def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
     It is made when there is none yet. Needs root.
     """
     from builder.inventory import find_inventory, load_inventory
-    from builder.netboot import Netboot
     from builder.node_state import write_tokens
     from builder.run import require_root
 
     inventory = load_inventory(find_inventory(cluster_file))
     named = inventory.node(node)
     require_root("metrics token")
-    netboot = Netboot((dest or Path(inventory.cluster.netboot)).absolute())
+    netboot = netboot_of(dest, inventory.cluster.netboot)
     with netboot.locked():
         console.say(write_tokens(netboot, (named,))[named.name])
 
@@ -51,7 +50,8 @@ def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
 @metrics.command(
     epilog=example(
         "sudo pibuild metrics vmauth --store http://127.0.0.1:8428 --output /etc/vmauth.yml",
-        "vmauth -auth.config=/etc/vmauth.yml -tls -tlsCertFile=… -tlsKeyFile=…",
+        "# where the part store-victoria-metrics is not: what vmauth says of itself is for its machine alone",
+        "vmauth -auth.config=/etc/vmauth.yml -httpInternalListenAddr=127.0.0.1:8426 -tls -tlsCertFile=… -tlsKeyFile=…",
     )
 )
 @click.option("--store", default="http://127.0.0.1:8428", show_default=True, help="The store behind it.")
@@ -71,14 +71,14 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
     site's) metrics. Needs root.
     """
     from builder.inventory import FORWARDING, find_inventory, load_inventory
-    from builder.netboot import Netboot, write
+    from builder.netboot import write
     from builder.node_metrics import gateway
     from builder.node_state import write_tokens
     from builder.run import require_root
 
     inventory = load_inventory(find_inventory(cluster_file))
     require_root("metrics vmauth")
-    netboot = Netboot((dest or Path(inventory.cluster.netboot)).absolute())
+    netboot = netboot_of(dest, inventory.cluster.netboot)
     forwarding = tuple(node for node in inventory.nodes if node.metrics.mode in FORWARDING)
     with netboot.locked():
         tokens = write_tokens(netboot, forwarding)

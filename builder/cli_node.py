@@ -13,6 +13,7 @@ from builder.cli_options import NamedFile, ServedDirectory, example, json_option
 
 if TYPE_CHECKING:
     from builder.explode import Exploded
+    from builder.netboot import Netboot
 
 cluster_option = click.option(
     "--cluster",
@@ -25,6 +26,22 @@ dest_option = click.option(
     type=ServedDirectory(),
     help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
 )
+
+
+def netboot_of(dest: Path | None, configured: str) -> Netboot:
+    """Return the directory that nodes boot from. Raises InputError for a `--dest` that is none.
+
+    What is made there, a token for one, would open nothing anywhere else.
+    """
+    from builder.errors import InputError, Problem
+    from builder.netboot import Netboot
+
+    if dest is not None and not (dest / "state").is_dir():
+        hint = f"without --dest it is {configured}, as the inventory has it; pibuild explode makes another"
+        raise InputError(Problem(message=f"{dest} is no directory that nodes boot from: it has no state/", hint=hint))
+    return Netboot((dest or Path(configured)).absolute())
+
+
 dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")
 
 

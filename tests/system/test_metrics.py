@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 from builder.inventory import load_inventory
@@ -22,7 +23,7 @@ from builder.run import find_tool, run, spawn
 from tests.link import link
 from tests.metrics_path import COLLECTORS, Agent, Sink, Textfiles, VictoriaMetrics, free_port, get, prometheus, wait_for
 from tests.trixie import program
-from tests.unit_files import environment
+from tests.unit_files import OVERLAYS, environment, lines
 
 pytestmark = pytest.mark.network
 
@@ -189,6 +190,23 @@ def test_a_token_writes_as_its_own_node_and_a_wrong_one_loses_nothing(tmp_path: 
         wait_for("the metric", lambda: store.count("mark") == 1)
         (mark,) = store.samples("mark")
     assert mark["metric"] == {"__name__": "mark", "node": "edge1", "site": "lab", "role": "worker"}
+
+
+def test_vmauth_tells_strangers_nothing_of_itself(tmp_path: Path) -> None:
+    """As its unit starts it: what it serves beside the writers' way is on another address, of the machine alone."""
+    outside, inside = free_port(), free_port()
+    config = tmp_path / "vmauth.yml"
+    config.write_text("users: [{bearer_token: right, url_prefix: 'http://127.0.0.1:9/'}]\n")
+    unit = OVERLAYS / "store-victoria-metrics/etc/systemd/system/vmauth.service"
+    (start,) = lines(unit, "ExecStart")
+    words = start.replace("%d/vmauth.yml", str(config)).replace(":8427", f"127.0.0.1:{outside}")
+    _, *options = words.replace(":8426", f":{inside}").replace(" $ARGS", "").split()
+    private = ("/metrics", "/flags", "/debug/pprof/", "/debug/pprof/cmdline", "/-/reload")
+    with spawn([program("victoria-metrics", "/usr/bin/vmauth"), *options]):
+        wait_for("vmauth", lambda: requests.get(f"http://127.0.0.1:{inside}/health", timeout=5).status_code == 200)
+        for port, status in ((inside, 200), (outside, 401)):
+            got = {path: requests.get(f"http://127.0.0.1:{port}{path}", timeout=5).status_code for path in private}
+            assert got == dict.fromkeys(private, status)
 
 
 def _field(number: int, content: bytes) -> bytes:
