@@ -25,15 +25,19 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from builder.console import note, size
 from builder.errors import FetchError, HostError
+from builder.fetch_watch import Watch
 from builder.hashing import file_digest
 from builder.locks import take
 from builder.named_file import open_named
 
 _CHUNK = 1 << 18
+_FROM_NETWORK = 1 << 14  # read at once: what drips is seen to
 _SAY_EVERY = 10.0  # seconds between two lines about one transfer
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # a later attempt may go through
 _LONGEST_PAUSE = 60.0
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_LARGEST = 64 << 30  # bytes of a file, where its server does not say when it ends
 
 
 class UnreachableError(FetchError):
@@ -146,13 +150,20 @@ def _transfer(partial: _Partial, url: str, patience: Patience) -> bool:
     begin = partial.size()
     headers = {"Accept-Encoding": "identity", "User-Agent": "pibuild", **partial.range_headers()}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=(patience.connect, patience.read)) as response:
-            total = _accept(response, partial, begin, url)
-            if total == begin and response.status_code == requests.codes.requested_range_not_satisfiable:
-                return True
-            _receive(response, partial, url, total)
+        with Watch(2 * patience.read) as watch:
+            times = (patience.connect, patience.read)
+            with watch.session.get(url, headers=headers, stream=True, timeout=times) as response:
+                total = _accept(response, partial, begin, url)
+                if total == begin and response.status_code == requests.codes.requested_range_not_satisfiable:
+                    return True
+                _receive(response, partial, url, total, watch)
+        if watch.overdue:
+            raise _InterruptedTransfer("next to nothing came")
+    except requests.TooManyRedirects:
+        raise UnreachableError(f"{shown(url)}: redirected without end", hint="check the URL") from None
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-        raise FetchError(f"{shown(url)}: not a URL that can be fetched", hint="http, https, file or a path") from None
+        hint = "http, https, file or a path; the server may have redirected to something else"
+        raise UnreachableError(f"{shown(url)}: not a URL that can be fetched", hint=hint) from None
     except (requests.RequestException, TransportError) as error:
         if _causes(error, ssl.SSLCertVerificationError):
             raise UnreachableError(
@@ -160,6 +171,9 @@ def _transfer(partial: _Partial, url: str, patience: Patience) -> bool:
                 hint="check this machine's clock and its ca-certificates package",
             ) from None
         raise _InterruptedTransfer(_reason(error)) from None
+    except ValueError:  # an address or a header that no library takes
+        hint = "check the URL; the server may have redirected to something else"
+        raise UnreachableError(f"{shown(url)}: what the server answers cannot be followed", hint=hint) from None
     finally:
         partial.file.flush()
     if total is not None and partial.size() != total:
@@ -175,7 +189,7 @@ def _accept(response: requests.Response, partial: _Partial, begin: int, url: str
     if status == requests.codes.ok:
         partial.begin(response.headers)
         length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdecimal() else None
+        return int(length) if _LENGTH.fullmatch(length) else None
     if status == requests.codes.partial_content and placed and placed[1] == str(begin):
         return whole
     if status == requests.codes.requested_range_not_satisfiable and whole == begin:
@@ -196,12 +210,16 @@ _STATUS_HINTS = {
 }
 
 
-def _receive(response: requests.Response, partial: _Partial, url: str, total: int | None) -> None:
+def _receive(response: requests.Response, partial: _Partial, url: str, total: int | None, watch: Watch) -> None:
     partial.file.seek(0, os.SEEK_END)
     spoken, count = time.monotonic(), partial.file.tell()
-    for chunk in response.raw.stream(_CHUNK, decode_content=False):
+    for chunk in response.raw.stream(_FROM_NETWORK, decode_content=False):
         partial.file.write(chunk)
+        watch.fed(len(chunk))
         count += len(chunk)
+        if count > max(total or 0, _LARGEST):
+            partial.reset()
+            raise UnreachableError(f"{shown(url)}: does not end after {size(count)}", hint="check the URL")
         if time.monotonic() - spoken > _SAY_EVERY:
             spoken = time.monotonic()
             note(f"{shown(url)}: {size(count)} of {size(total) if total else 'unknown'}")
@@ -324,7 +342,11 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def local_path(url: str) -> Path | None:
     """Return the path a URL without a scheme or with `file:` means; None for what the network has."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise FetchError(f"{shown(url)}: not a URL that can be fetched", hint="http, https, file or a path") from None
     if parts.scheme in ("http", "https"):
         return None
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
@@ -338,6 +360,9 @@ def local_path(url: str) -> Path | None:
 
 def shown(url: str) -> str:
     """Return a URL fit for messages and logs: without user, password, query and fragment, which may be secrets."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}://…"
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))

@@ -34,6 +34,10 @@ _UINT32, _STRING, _ARRAY = 4, 8, 9
 _ALIGNMENT = b"general.alignment"
 _USUAL_ALIGNMENT = 32
 _DEEPEST = 8  # arrays in arrays
+_MOST = 100_000  # of tensors, and of pairs
+_MOST_VALUES = 4_000_000  # that have a length of their own, in all arrays: vocabularies have some 100,000
+_LONGEST_NAME = 1 << 16  # of a key or a tensor: the format's own bound
+_MOST_DIMENSIONS = 8
 
 
 class _BrokenHeaderError(Exception):
@@ -47,6 +51,7 @@ class _Header:
         self.file = file
         self.size = size
         self.alignment = _USUAL_ALIGNMENT
+        self.values = 0
 
     def number(self, form: str) -> int:
         read = self.file.read(struct.calcsize(form))
@@ -61,6 +66,8 @@ class _Header:
 
     def text(self) -> bytes:
         length = self.number("<Q")
+        if length > _LONGEST_NAME:
+            raise _BrokenHeaderError(f"a name of {length} bytes")
         if length > self.size - self.file.tell():
             raise _BrokenHeaderError("it ends within its header")
         return self.file.read(length)
@@ -75,6 +82,9 @@ class _Header:
             if inner in _SCALARS:
                 self.skip(count * _SCALARS[inner])
             else:
+                self.values += count
+                if self.values > _MOST_VALUES:
+                    raise _BrokenHeaderError(f"arrays of more than {_MOST_VALUES} values")
                 for _ in range(count):
                     self.value(inner, depth + 1)
         else:
@@ -92,8 +102,10 @@ class _Header:
     def tensor(self) -> tuple[int, int]:
         """Read what is said of a tensor; return where it begins after the header, and the bytes it has at least."""
         self.text()
-        values = 1
-        for _ in range(self.number("<I")):
+        values, dimensions = 1, self.number("<I")
+        if dimensions > _MOST_DIMENSIONS:
+            raise _BrokenHeaderError(f"a tensor of {dimensions} dimensions")
+        for _ in range(dimensions):
             values *= self.number("<Q")
         block, size = _BLOCKS.get(self.number("<I"), (1, 0))
         return self.number("<Q"), values // block * size
@@ -117,6 +129,8 @@ def gguf_boundaries(file: IO[bytes], size: int) -> list[int] | None:
 
 def _parts(header: _Header) -> set[int]:
     tensors, pairs = header.number("<Q"), header.number("<Q")
+    if max(tensors, pairs) > _MOST:
+        raise _BrokenHeaderError(f"{tensors} tensors and {pairs} values")
     found = {0}
     for _ in range(pairs):
         begin = header.file.tell()

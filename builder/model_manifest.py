@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from builder.errors import FetchError, InputError, Problem
 
 FORMAT = 1
+LARGEST = 16 << 20  # bytes of a manifest; overlays/models has the same
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TAKEN = frozenset({"current", "pointer.json"})  # what else lies beside a node's versions
 _UNWHOLE = "bring the store's own copy back, or remove the file and publish the version again"
@@ -84,16 +85,29 @@ def check_names(model: str, version: str) -> None:
         raise InputError(*(Problem(message=problem) for problem in problems if problem))
 
 
+def _check_types(manifest: Manifest) -> None:
+    """Raise TypeError for a field that is something else than it is to be."""
+    texts = (manifest.model, manifest.version, manifest.file, manifest.sha256, manifest.published, manifest.plain)
+    numbers = (manifest.size, *(number for chunk in manifest.chunks for number in (chunk.off, chunk.len)))
+    if not all(isinstance(text, str) for text in (*texts, *(chunk.sha256 for chunk in manifest.chunks))):
+        raise TypeError("a text that is none")
+    if not all(type(number) is int for number in numbers):
+        raise TypeError("a number that is none")
+
+
 def read_manifest(content: bytes, where: str) -> Manifest:
     """Return the manifest in a file. Raises FetchError for one that is not whole, or not of this format."""
+    if len(content) > LARGEST:
+        raise FetchError(f"{where}: not a manifest: over {LARGEST} bytes", hint=_UNWHOLE)
     try:
         read = json.loads(content)
         if read.pop("format") != FORMAT:
             raise FetchError(f"{where}: a manifest of another format", hint="use a newer pibuild")
         chunks = tuple(Chunk(**chunk) for chunk in read.pop("chunks"))
         manifest = Manifest(**read, chunks=chunks)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FetchError(f"{where}: not a whole manifest: {error}", hint=_UNWHOLE) from error
+        _check_types(manifest)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FetchError(f"{where}: not a whole manifest: {ascii(str(error))[:200]}", hint=_UNWHOLE) from error
     reached = 0
     for chunk in chunks:
         if not _SHA256.fullmatch(chunk.sha256) or chunk.off != reached or chunk.len <= 0:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from builder.errors import HostError
 from builder.locks import take
+from builder.model_manifest import LARGEST
 
 _BLOCK = 1 << 20
 _TEMPORARY = "tmp"
@@ -41,7 +42,7 @@ class Store(Protocol):
         """Return the objects whose names begin with `prefix`, sorted by name."""
 
     def read(self, name: str) -> bytes | None:
-        """Return an object's content, None when there is none."""
+        """Return a small object's content, None when there is none; of one that is larger than a manifest, a part."""
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """Yield an object's content in blocks. Raises FileNotFoundError."""
@@ -82,7 +83,8 @@ class DirectoryStore:
     def read(self, name: str) -> bytes | None:
         """Return a file's content."""
         try:
-            return (self.directory / name).read_bytes()
+            with (self.directory / name).open("rb") as file:
+                return file.read(LARGEST + 1)
         except FileNotFoundError:
             return None
 

@@ -7,10 +7,12 @@ That is: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL_S3 for a 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from builder.errors import FetchError, HostError, InputError, Problem
+from builder.model_manifest import LARGEST
 from builder.model_store import Held
 
 _BLOCK = 1 << 20
@@ -59,9 +61,9 @@ class S3Store:
         return found
 
     def read(self, name: str) -> bytes | None:
-        """Return an object's content."""
+        """Return a small object's content; of one that is larger than a manifest, a part."""
         try:
-            return b"".join(self.blocks(name))
+            return b"".join(itertools.islice(self.blocks(name), LARGEST // _BLOCK + 1))
         except FileNotFoundError:
             return None
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from builder.errors import FetchError, InputError, Problem
 from builder.model_chunks import FIXED, LONGEST, cut
-from builder.model_manifest import Chunk, Manifest, check_names, manifest_object, read_manifest
+from builder.model_manifest import LARGEST, Chunk, Manifest, check_names, manifest_object, read_manifest
 from builder.model_store import DirectoryStore, Store
 from builder.model_store_s3 import S3Store
 from builder.named_file import open_named
@@ -125,7 +125,7 @@ def publish(store: Store, wanted: Publication) -> Published:
 
 
 def _manifest(wanted: Publication, sha256: str, chunks: tuple[Chunk, ...]) -> Manifest:
-    return Manifest(
+    manifest = Manifest(
         model=wanted.model,
         version=wanted.version,
         file=f"model{wanted.path.suffix}",
@@ -135,6 +135,10 @@ def _manifest(wanted: Publication, sha256: str, chunks: tuple[Chunk, ...]) -> Ma
         plain=wanted.plain,
         chunks=chunks,
     )
+    if len(manifest.to_json()) > LARGEST:
+        problem = f"{wanted.path}: cut into {len(chunks)} chunks, more than a manifest holds"
+        raise InputError(Problem(message=problem, hint="is it a model? GGUF files are cut at their tensors"))
+    return manifest
 
 
 def _put_chunks(store: Store, path: Path, manifest: Manifest) -> int:
