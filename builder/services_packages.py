@@ -19,6 +19,14 @@ PACKAGES = {  # of a unit; dnsmasq-base has the program and no unit
     NFS.name: ("nfs-kernel-server",),
     GANESHA_UNIT.name: ("nfs-ganesha", "nfs-ganesha-vfs"),
 }
+PROGRAMS = {  # of a unit: a package that was removed and not purged leaves its init script
+    ISC.name: "dhcpd",
+    KEA_UNIT.name: "kea-dhcp4",
+    DNSMASQ_UNIT.name: "dnsmasq",
+    TFTPD_UNIT.name: "in.tftpd",
+    NFS.name: "exportfs",
+    GANESHA_UNIT.name: "ganesha.nfsd",
+}
 TOOLS = {"ssh": "openssh-client", "rpcinfo": "rpcbind", "showmount": "nfs-common"}  # to apply and to check
 UPLINK_TOOLS = {"nft": "nftables", "sysctl": "procps"}
 _UNITS = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system")
@@ -31,7 +39,7 @@ def packages(here: Serving) -> tuple[str, ...]:
 
 def missing(here: Serving, root: Path = Path("/")) -> tuple[str, ...]:
     """Return the packages that are not installed, sorted. Looks for what they bring, not at dpkg: any build will do."""
-    lacking = {package for unit, package in _unit_packages(here) if not _has_unit(root, unit)}
+    lacking = {package for unit, package in _unit_packages(here) if not _has_server(root, unit)}
     lacking |= {package for tool, package in _tools(here).items() if not _has_tool(root, tool)}
     if "nfs-ganesha-vfs" in packages(here) and not any((root / "usr/lib").glob("**/ganesha/libfsalvfs.so")):
         lacking.add("nfs-ganesha-vfs")
@@ -66,6 +74,10 @@ def _has_unit(root: Path, unit: str) -> bool:
     """Return whether systemd has a unit, its own or made of an init script, as those of dhcpd and tftpd are."""
     own = any((root / directory / unit).is_file() for directory in _UNITS)
     return own or (root / "etc/init.d" / unit.removesuffix(".service")).is_file()
+
+
+def _has_server(root: Path, unit: str) -> bool:
+    return _has_unit(root, unit) and _has_tool(root, PROGRAMS[unit])
 
 
 def _has_tool(root: Path, tool: str) -> bool:

@@ -28,7 +28,7 @@ from builder.services_dhcp import (
 )
 from builder.services_files import ServerRole, serving
 from builder.services_nfs import EXPORTS, GANESHA, exports
-from builder.services_packages import PACKAGES, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
+from builder.services_packages import PACKAGES, PROGRAMS, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
 from builder.services_tell import halting, undoing
 from builder.services_units import (
     DNSMASQ_UNIT,
@@ -266,12 +266,14 @@ def test_all_that_is_not_installed_is_named_at_once_with_one_command(name: str, 
     assert caught.value.hint == f"sudo apt-get install {' '.join(all_of_it)}"
     assert all(package in caught.value.message for package in all_of_it)
     units = [unit.name for unit in wanted_units(here) if unit.name in PACKAGES]
-    installed(root, units[1:], [*TOOLS, *UPLINK_TOOLS])
+    installed(root, units[1:], [*TOOLS, *UPLINK_TOOLS, *(PROGRAMS[unit] for unit in units[1:])])
     (root / "usr/lib/aarch64-linux-gnu/ganesha").mkdir(parents=True)
     (root / "usr/lib/aarch64-linux-gnu/ganesha/libfsalvfs.so").touch()
     assert missing(here, root) == PACKAGES[units[0]][:1]
     (root / "etc/init.d").mkdir(parents=True)
     (root / "etc/init.d" / units[0].removesuffix(".service")).touch()  # as Debian has dhcpd and tftpd
+    assert missing(here, root) == PACKAGES[units[0]][:1]  # what a package leaves that is removed and not purged
+    installed(root, [], [PROGRAMS[units[0]]])
     require_installed(here, root)
 
 
