@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,10 +18,11 @@ from pathlib import Path
 
 from builder.backup import Repository, is_nothing, node_files, own_ca, repository
 from builder.backup_gateway import GIVEN, Gateway, Shell, latest, users
+from builder.confine import Held, held
 from builder.errors import HostError
 from builder.inventory import Inventory, Node
 from builder.netboot import Netboot, write
-from builder.node_root import apply_files
+from builder.node_root import put_files
 from builder.node_state import BACKUP_CA, BACKUP_KEYS, BACKUP_PASSWORD, backup_ca, backup_keys, make_state
 from builder.personalise import NodeFile
 
@@ -167,11 +169,12 @@ class Rotation:
             files.append(NodeFile(path=BACKUP_CA, content=backup_ca(self.netboot).read_bytes()))
         filled = 0
         for name in self.netboot.names(self.node.name):
-            root = self.netboot.root(self.node.name, name)
-            for place in (root, root / "files"):  # the latter lies over a root that nodes share
-                if (place / "etc/restic").is_dir():
-                    apply_files(place, files)
-                    filled += 1
+            with held(self.netboot.root(self.node.name, name)) as root:
+                for place in ("/", "/files"):  # the latter lies over a root that nodes share
+                    if _has_restic(root, place):
+                        with root.directory(place) as inside:
+                            put_files(inside, files)
+                        filled += 1
         return filled
 
     def _remove_keys(self) -> int:
@@ -213,9 +216,21 @@ def rotate(
     A node with an NFS root of its own reads them from there. One with its own disk, or with a root in memory over a
     shared one, has to be told. Raises HostError or CommandError where something does not answer.
     """
-    roots = [netboot.root(node.name, name) for name in netboot.names(node.name)]
-    told = node.boot == "local" or any(Path(root, "files/etc/restic").is_dir() for root in roots)
+    netboot.require()
+    told = node.boot == "local" or any(
+        _lies_over_shared(netboot.root(node.name, name)) for name in netboot.names(node.name)
+    )
     rotation = Rotation(
         inventory=inventory, netboot=netboot, node=node, gateway=gateway, push=told if push is None else push
     )
     return rotation.run()
+
+
+def _has_restic(root: Held, place: str) -> bool:
+    facts = root.facts(f"{place}/etc/restic", follow=True)
+    return facts is not None and stat.S_ISDIR(facts.st_mode)
+
+
+def _lies_over_shared(root: Path) -> bool:
+    with held(root) as inside:
+        return _has_restic(inside, "/files")

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Literal, Protocol
 
 from builder import tftp
+from builder.confine import read_in
 
 MOST_BYTES = 192 << 20  # of one boot file: no board has a use for a bigger one, and this is read into memory
 Outcome = Literal["found", "missing", "denied", "failed"]
@@ -60,8 +61,11 @@ class DirectoryTree:
         answer, path = self._look(name)
         if path is None:
             return answer
-        with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        # a node writes in its boot directory: what was looked at may be something else by now
+        root = self.root.resolve()
+        data = read_in(root, str(path.relative_to(root)), limit=MOST_BYTES, follow=True)
+        if data is None:
+            return Answer(outcome="failed", detail=f"no file, or one of more than {MOST_BYTES >> 20} MiB")
         return Answer(outcome="found", size=len(data), data=data)
 
     def _look(self, name: str) -> tuple[Answer, Path | None]:

@@ -170,6 +170,6 @@ def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
     node = inventory.node(name)
     require_root("fleet token")
     netboot = netboot_of(dest, inventory.cluster.netboot)
-    with netboot.locked():
+    with netboot.locked(begin=dest is None):
         make_state(netboot, (node,))
     console.say((netboot.state / node.name / "fleet-token").read_text().strip())

@@ -43,7 +43,7 @@ def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
     named = inventory.node(node)
     require_root("metrics token")
     netboot = netboot_of(dest, inventory.cluster.netboot)
-    with netboot.locked():
+    with netboot.locked(begin=dest is None):
         console.say(write_tokens(netboot, (named,))[named.name])
 
 
@@ -80,7 +80,7 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
     require_root("metrics vmauth")
     netboot = netboot_of(dest, inventory.cluster.netboot)
     forwarding = tuple(node for node in inventory.nodes if node.metrics.mode in FORWARDING)
-    with netboot.locked():
+    with netboot.locked(begin=dest is None):
         tokens = write_tokens(netboot, forwarding)
     write(output, gateway(inventory, tokens, store).encode(), 0o600)
     console.say(f"{output}: {len(forwarding)} who may write")

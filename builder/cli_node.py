@@ -84,6 +84,7 @@ dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what wo
     help="Public keys that open the nodes beside the login node's; repeatable.",
 )
 @click.option("--fresh", is_flag=True, help="Make new roots even where nothing changed.")
+@click.option("--unhold", is_flag=True, help="Nodes that went back (rollback) stay there: take them along again.")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Nodes at once; default: as many as processors.")
 @cluster_option
 @dest_option
@@ -99,6 +100,7 @@ def explode(
     attach: Literal["auto", "kpartx", "loop", "files"],
     key_files: tuple[Path, ...],
     fresh: bool,
+    unhold: bool,
     jobs: int | None,
     cluster_file: Path | None,
     dest: Path | None,
@@ -108,7 +110,9 @@ def explode(
     """Make what nodes boot from an image.
 
     Their next roots and boot files, each node's own, and the switch to them. What a node runs from is not touched:
-    it takes the new root when it boots. Needs root.
+    it takes the new root when it boots. Roots that are there are taken as they are, and their nodes write in them:
+    after a break-in --fresh makes new ones. What fails for one node alone is in the table (exit code 4), and the
+    others are done. Needs root.
     """
     import os
 
@@ -127,7 +131,9 @@ def explode(
         line for file in key_files for line in read_named(file).decode(errors="replace").splitlines() if line.strip()
     )
     at_once = jobs or os.cpu_count() or 1
-    options = ExplodeOptions(image=image, method=method, attach=attach, keys=keys, fresh=fresh, jobs=at_once)
+    options = ExplodeOptions(
+        image=image, method=method, attach=attach, keys=keys, fresh=fresh, unhold=unhold, jobs=at_once
+    )
     where = dest or Path(inventory.cluster.netboot)
     require_root("explode")
     if dry_run:
@@ -140,42 +146,34 @@ def explode(
 
 
 def _print_exploded(exploded: tuple[Exploded, ...], *, as_json: bool, dry_run: bool) -> None:
+    """Print what became of nodes. Raises StepError where one failed."""
+    from builder.explode import named
+
     if as_json:
         console.print_json(plain(exploded))
-        return
-    rows = [(row.node, row.serial, row.action, row.way, row.before or "-", row.after or "-") for row in exploded]
-    console.print_table(("node", "serial", "action", "how", "boots", "would boot" if dry_run else "boots next"), rows)
-    for row in exploded if dry_run else ():
-        if row.changed:
-            console.say(f"{row.node}: {', '.join(row.changed)}")
-
-
-@click.command(
-    epilog=example(
-        "sudo pibuild rollback yellow3",
-        "ssh yellow3 sudo reboot",
-    )
-)
-@click.argument("node")
-@cluster_option
-@dest_option
-@json_option
-def rollback(node: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
-    """Let a node boot what it booted before.
-
-    NODE takes it when it boots the next time. Once more goes back one further. Needs root.
-    """
-    from builder.explode import rollback as roll_back
-    from builder.inventory import find_inventory, load_inventory
-    from builder.run import require_root
-
-    inventory = load_inventory(find_inventory(cluster_file))
-    require_root("rollback")
-    left, back = roll_back(inventory, node, dest or Path(inventory.cluster.netboot))
-    if as_json:
-        console.print_json({"node": inventory.node(node).name, "left": left, "boots": back})
     else:
-        console.say(f"{inventory.node(node).name} boots {back} next, no longer {left}")
+        rows = [(row.node, row.serial, row.action, row.way, row.before or "-", row.after or "-") for row in exploded]
+        heading = ("node", "serial", "action", "how", "boots", "would boot" if dry_run else "boots next")
+        console.print_table(heading, rows)
+        for row in exploded if dry_run else ():
+            if row.changed:
+                console.say(f"{row.node}: {', '.join(row.changed)}")
+    held = [row.node for row in exploded if row.action == "held"]
+    if held:
+        console.note(f"went back and stay there: {named(held)}; --unhold takes them along")
+    require_done({row.node: row.failed for row in exploded if row.failed}, of=len(exploded))
+
+
+def require_done(failed: Mapping[str, str], *, of: int) -> None:
+    """Raise StepError where something failed for a node."""
+    from builder.errors import StepError
+
+    if failed:
+        reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
+        message = f"{len(failed)} of {of} nodes boot what they booted, the others are done\n{reasons}"
+        raise StepError(
+            message, hint="pibuild explode --fresh makes a node's root anew, whatever it made of the old one"
+        )
 
 
 @click.group(epilog=example("pibuild node list", "pibuild node explain yellow3"))
@@ -192,13 +190,19 @@ def node() -> None:
 def list_nodes(cluster_file: Path | None, as_json: bool) -> None:
     """List the nodes."""
     from builder.inventory import find_inventory, load_inventory
+    from builder.netboot import Netboot
 
-    nodes = load_inventory(find_inventory(cluster_file)).nodes
+    inventory = load_inventory(find_inventory(cluster_file))
+    netboot, nodes = Netboot(Path(inventory.cluster.netboot)), inventory.nodes
+    held = {each.name: netboot.held(each.name) for each in nodes}
     if as_json:
-        console.print_json([_fields(plain(each)) for each in nodes])
+        console.print_json([{**_fields(plain(each)), "held": held[each.name]} for each in nodes])
         return
     rows = [
-        (each.name, each.serial, each.mac, each.address, each.port or "-", each.role, each.board, each.boot)
+        (
+            *(each.name, each.serial, each.mac, each.address, each.port or "-", each.role, each.board),
+            f"{each.boot}, held at {held[each.name]}" if held[each.name] else each.boot,
+        )
         for each in nodes
     ]
     console.print_table(("node", "serial", "mac", "address", "port", "role", "board", "boots from"), rows)
@@ -414,4 +418,4 @@ def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bo
         console.print_table(("path", "why"), [(each.path, each.why) for each in found])
 
 
-COMMANDS = (explode, rollback, node)
+COMMANDS = (explode, node)

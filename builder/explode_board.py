@@ -55,7 +55,10 @@ def ask_boards(asked: Iterable[tuple[Node, Generation, Path, bool]]) -> dict[str
     stopped = {}
     unseen: dict[str, list[str]] = {}
     for node, generation, boot, shared in asked:
-        said = _ask(node, generation, boot, shared=shared)
+        try:
+            said = _ask(node, generation, boot, shared=shared)
+        except (OSError, PibuildError) as error:  # a node writes in its boot directory
+            said = f"its boot files cannot be read: {error}"
         if said.startswith(_NOT_SEEN):
             unseen.setdefault(f"a {node.board}: {said.removeprefix(_NOT_SEEN)}", []).append(node.name)
         elif said:

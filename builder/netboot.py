@@ -1,17 +1,23 @@
 """The directory on the login node that diskless nodes boot from, and how it changes: by one rename at a time.
 
     generations/DIGEST/       an image's files, read-only: root/, boot/, meta.json
-    roots/NODE/NAME/          a root file system of a node, NAME = DIGEST-KEY; NAME.json beside it says how it was made
+    roots/NODE/NAME/          a root file system of a node, NAME = DIGEST-KEY
     roots/NODE/persist/       what the node keeps whichever root it boots
     tftp/boot/NODE/NAME/      the boot files that go with that root, mounted on the node's /boot/firmware
     tftp/SERIAL               -> boot/NODE/NAME: what the board boots
     nfs/NODE                  -> ../roots/NODE/NAME: the same, for people and programs
     state/NODE/               host keys, machine-id and the like; 0700, outlives every root
+    state/.roots/NODE/        how each root was made and what the node booted before: builder/netboot_record.py
+    held/NODE                 the root that the node went back to and stays with
     tmp/                      work in progress; what lies there when nobody holds the lock is swept
 
 `tftp/SERIAL` is what counts. The command line in a boot directory names its own root in full, so that one rename
 switches kernel and root together, and nothing that a running node has mounted is ever moved or written. For that a
 server exports the parents: `roots/NODE` and `tftp/boot/NODE`, and `generations` read-only to nodes with a shared root.
+
+In those two a node's root user does as it likes: rename, replace by links, fill. What lies there is looked at by
+`lstat` and by what `builder.confine` holds, never followed and never trusted. `roots` and `generations` are root's
+alone (0700), as a program there that is setuid would be so on the login node, too.
 """
 
 from __future__ import annotations
@@ -19,17 +25,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from builder.confine import held, is_directory, is_there
+from builder.console import warn
 from builder.dirmode import let_in
-from builder.errors import HostError
+from builder.errors import HostError, InputError, Problem
 from builder.locks import take
+from builder.netboot_record import Record, bring_over, is_root_name, read_record, record_text
 from builder.run import run
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -68,6 +77,11 @@ class Netboot:
         return self.state / ".cluster" / "id_ed25519"
 
     @property
+    def records(self) -> Path:
+        """What is on record about roots, by node."""
+        return self.state / ".roots"
+
+    @property
     def tmp(self) -> Path:
         """Work in progress."""
         return self.dest / "tmp"
@@ -100,27 +114,47 @@ class Netboot:
     def former(self, node: str, serial: str) -> str:
         """Return what a board's node was called before it was renamed, "" for one that never was."""
         booting, name = self._target(serial)
-        return booting if booting != node else str(self.record(node, name).get("former", ""))
+        if booting != node:
+            return booting
+        record = self.record(node, name)
+        return record.former if record else ""
 
-    def record(self, node: str, name: str) -> dict[str, Any]:
-        """Return what is written about a root: how it was made, and what the node booted before it."""
-        try:
-            return dict(json.loads((self.roots / node / f"{name}.json").read_text()))
-        except FileNotFoundError:
-            return {}
+    def record(self, node: str, name: str) -> Record | None:
+        """Return what is on record about a root."""
+        return read_record(self.records, node, name)
 
-    def write_record(self, node: str, name: str, facts: Mapping[str, object]) -> None:
+    def write_record(self, node: str, name: str, record: Record) -> None:
         """Write what is known about a root, whole or not at all."""
-        self.write(self.roots / node / f"{name}.json", json.dumps(facts, indent=1).encode() + b"\n")
+        (self.records / node).mkdir(mode=0o700, exist_ok=True)
+        self.write(self.records / node / f"{name}.json", record_text(record))
 
     def names(self, node: str) -> list[str]:
         """Return the names of a node's roots."""
         home = self.roots / node
-        return (
-            sorted(path.name for path in home.iterdir() if path.is_dir() and path.name != PERSIST)
-            if home.is_dir()
-            else []
-        )
+        found = sorted(path.name for path in home.iterdir()) if is_directory(home) else []
+        return [name for name in found if is_root_name(name) and is_directory(home / name)]
+
+    def is_whole(self, node: str, name: str) -> bool:
+        """Return whether a root is there with its boot files."""
+        return is_root_name(name) and is_directory(self.root(node, name)) and is_directory(self.boot(node, name))
+
+    def held(self, node: str) -> str:
+        """Return the root that a node went back to and stays with, "" for one that goes with the others."""
+        path = self.dest / "held" / node
+        name = path.read_text().strip() if path.is_file() else ""
+        return name if is_root_name(name) else ""
+
+    def hold(self, node: str, name: str) -> None:
+        """Let a node stay with a root, whatever is exploded."""
+        (self.dest / "held").mkdir(exist_ok=True)
+        (self.dest / "held").chmod(0o755)  # who lists nodes need not be root
+        self.write(self.dest / "held" / node, f"{name}\n".encode())
+
+    def release(self, node: str) -> bool:
+        """Let a node go with the others again; return whether it was held."""
+        there = is_there(self.dest / "held" / node)
+        self.discard(self.dest / "held" / node)
+        return there
 
     def switch(
         self, node: str, serial: str, name: str, *, back: bool = False, booted: dict[str, tuple[str, str]] | None = None
@@ -134,8 +168,11 @@ class Netboot:
         before = self._target_of(node)
         left = {(node, before), booted.get(serial, (node, ""))} - {(node, name), (node, "")}
         if before != name and not back:
-            record = {"former": self.former(node, serial), **self.record(node, name), "previous": before}
-            self.write_record(node, name, record)
+            record = self.record(node, name)
+            if record is None:
+                raise HostError(f"nothing is on record about {self.root(node, name)}", hint="pibuild explode --fresh")
+            former = record.former or self.former(node, serial)
+            self.write_record(node, name, replace(record, former=former, previous=before))
         self.point(self.tftp / serial, f"boot/{node}/{name}")
         self.point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
         booted[serial] = (node, name)
@@ -153,28 +190,57 @@ class Netboot:
 
     def left(self, node: str, name: str) -> None:
         """Note the day on which a root was left: `collect` counts from it."""
-        record = self.roots / node / f"{name}.json"
+        record = self.records / node / f"{name}.json"
         if record.is_file():
             record.touch()
 
+    def require(self) -> None:
+        """Raise InputError unless nodes boot from here: for what changes a directory and must not begin one."""
+        if not (self.state.is_dir() and self.tftp.is_dir()):
+            message = f"nothing was exploded into {self.dest}"
+            hint = "--dest DIR: where it was (cluster.netboot in the inventory); or sudo pibuild explode first"
+            raise InputError(Problem(message=message, hint=hint))
+
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory alone, and sweep what killed processes left. Raises HostError where that cannot be."""
+    def locked(self, *, begin: bool = False) -> Iterator[None]:
+        """Hold the directory alone, and sweep what killed processes left; `begin` makes one where there is none.
+
+        Raises InputError where there is none to hold, HostError where that cannot be.
+        """
+        if not begin:
+            self.require()
         try:
             for path in (self.generations, self.roots, self.dest / "nfs", self.tftp / "boot", self.tmp):
                 path.mkdir(parents=True, exist_ok=True)
-            for path in (self.dest, self.generations, self.dest / "nfs", self.tftp, self.tftp / "boot"):
+            for path in (self.dest, self.dest / "nfs", self.tftp, self.tftp / "boot"):
                 let_in(path)
             self.state.mkdir(mode=0o700, exist_ok=True)
+            for path in (self.tmp, self.state, self.roots, self.generations):
+                path.chmod(0o700)
         except OSError as error:
             raise HostError(f"{self.dest} cannot be written: {error.strerror}", hint="run as root (sudo)") from error
-        self.tmp.chmod(0o700)
-        self.state.chmod(0o700)
         with (self.dest / ".lock").open("w") as file:
             take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
+            until = time.monotonic() + _SWEEPING
             for path in self.tmp.iterdir():
-                remove(path)
+                if time.monotonic() < until:
+                    remove(path, seconds=_SWEEPING)
+            self._bring_records_over()
             yield
+
+    def _bring_records_over(self) -> None:
+        """Take over, once, the records that earlier versions kept where a node writes."""
+        if self.records.is_dir():
+            return
+        for left in self.state.glob(".roots.*"):
+            remove(left)
+        made = self.state / f".roots.{secrets.token_hex(4)}"  # perhaps a file system of its own
+        made.mkdir(mode=0o700)
+        taken = list(bring_over(self.roots, made))
+        os.sync()
+        made.rename(self.records)
+        for path in taken:
+            self.discard(path)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -200,11 +266,20 @@ class Netboot:
         write(path, content, mode, by_way_of=self._new())
 
     def discard(self, path: Path) -> None:
-        """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole."""
-        if path.exists() or path.is_symlink():
-            aside = self._new()
+        """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole.
+
+        A node may go on writing in it meanwhile, through what it has open.
+        """
+        aside = self._new()
+        try:
             path.rename(aside)
-            remove(aside)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            aside = path  # of the state, on a file system of its own, where no node writes
+        remove(aside)
 
     def _new(self) -> Path:
         """Return a name for work in progress: what a killed process leaves there is swept."""
@@ -238,21 +313,57 @@ def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | No
         write(path, content, mode)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a tree, without leaving its file system; btrfs subvolumes in it go as well."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    elif path.exists():
-        run(["rm", "-rf", "--one-file-system", "--", path], what="removing")
+def remove(path: Path, *, seconds: float | None = None) -> None:
+    """Remove a file or a tree, without leaving its file system; btrfs subvolumes in it go as well.
+
+    `path` itself must lie where no node writes. Inside, one may at any moment: rm goes by descriptors and follows no
+    link, and a subvolume is moved here before it is named to btrfs. What is not gone after so many seconds, as somebody
+    goes on filling it, is left for the next run to sweep.
+    """
+    if not is_directory(path):
+        path.unlink(missing_ok=True)
+        return
+    until = time.monotonic() + (PATIENCE if seconds is None else seconds)
+    said = ""
+    for _ in range(_TRIES):
+        try:
+            argv: list[str | Path] = ["rm", "-rf", "--one-file-system", "--", path]
+            said = run(argv, check=False, timeout=max(until - time.monotonic(), 1)).stderr.strip()
+        except HostError as error:
+            said = error.message
+            break
+        if not is_there(path):
+            return
         # rm takes a subvolume (another device number) for another file system: those are dropped as a whole
-        for subvolume in (path, *path.glob("*"), *path.glob("*/*")):
-            if subvolume.is_dir() and subvolume.stat().st_ino == _SUBVOLUME:
-                run(["btrfs", "subvolume", "delete", subvolume])
-        if path.exists():
-            run(["rm", "-rf", "--one-file-system", "--", path], what="removing")
+        for subvolume in [path] if path.lstat().st_ino == _SUBVOLUME else _moved_out(path):
+            run(["btrfs", "subvolume", "delete", subvolume])
+        if not is_there(path):
+            return
+    warn(f"{path} is left for the next run to remove: {said.rpartition(chr(10))[2]}")
 
 
+PATIENCE = 30.0  # seconds; a root on a slow disk takes about as long
+_TRIES = 3
+_SWEEPING = 20  # seconds at the most before a command begins its own work
 _SUBVOLUME = 256  # inode number of a btrfs subvolume's own directory (BTRFS_FIRST_FREE_OBJECTID)
+
+
+def _moved_out(path: Path) -> list[Path]:
+    """Move the btrfs subvolumes of a tree, at most two directories down, beside it; return where they are."""
+    found = []
+    with held(path) as tree:
+        for inner in ("", *tree.names()):
+            known = tree.facts(inner)
+            if known is None or not stat.S_ISDIR(known.st_mode):
+                continue
+            with tree.directory(inner) as home:
+                for name in home.names():
+                    known = home.facts(name)
+                    if known is not None and stat.S_ISDIR(known.st_mode) and known.st_ino == _SUBVOLUME:
+                        aside = path.with_name(secrets.token_hex(6))
+                        os.rename(name, aside, src_dir_fd=home.descriptor)
+                        found.append(aside)
+    return found
 
 
 def _sync_directory(directory: Path) -> None:

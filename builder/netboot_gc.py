@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.confine import held, is_directory, is_there
+from builder.console import note
 from builder.errors import InputError, Problem
 from builder.netboot import PERSIST, Netboot
 
@@ -34,7 +37,7 @@ def collect(dest: Path, *, keep_days: int, dry_run: bool) -> tuple[Garbage, ...]
         found = list(_roots(netboot, time.time() - keep_days * _DAY))
         gone = {garbage.path for garbage in found}
         needed = {
-            str(netboot.record(home.name, name).get("generation"))
+            name.partition("-")[0]
             for home in netboot.roots.iterdir()
             for name in netboot.names(home.name)
             if netboot.root(home.name, name) not in gone
@@ -47,10 +50,10 @@ def collect(dest: Path, *, keep_days: int, dry_run: bool) -> tuple[Garbage, ...]
         if not dry_run:
             for garbage in found:
                 netboot.discard(garbage.path)
-                if garbage.path.parent != netboot.generations:
-                    node, name = garbage.path.parent.name, garbage.path.name
+                node, name = garbage.path.parent.name, garbage.path.name
+                if garbage.path == netboot.root(node, name):
                     netboot.discard(netboot.boot(node, name))
-                    netboot.discard(garbage.path.with_name(f"{name}.json"))
+                    netboot.discard(netboot.records / node / f"{name}.json")
             _drop_empty(netboot)
     return tuple(found)
 
@@ -64,10 +67,11 @@ def leftovers(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:
     homes = [netboot.dest / "nfs" / node, netboot.tftp / "boot" / node]
     home = netboot.roots / node
     if keep_state:
-        roots = sorted(path for path in home.iterdir() if path.name != PERSIST) if home.is_dir() else []
+        roots = sorted(path for path in home.iterdir() if path.name != PERSIST) if is_directory(home) else []
     else:
         roots = [home, netboot.state / node]
-    return tuple(path for path in (*links, *homes, *roots) if path.exists() or path.is_symlink())
+    said = [netboot.records / node, netboot.dest / "held" / node]
+    return tuple(path for path in (*links, *homes, *roots, *said) if is_there(path))
 
 
 def withdraw(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:
@@ -83,8 +87,8 @@ def withdraw(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:
 
 def _drop_empty(netboot: Netboot) -> None:
     """Remove the directories of nodes that nothing is left of, and links that lead nowhere."""
-    for home in (*netboot.roots.iterdir(), *(netboot.tftp / "boot").iterdir()):
-        if home.is_dir() and not any(home.iterdir()):
+    for home in (*netboot.roots.iterdir(), *(netboot.tftp / "boot").iterdir(), *netboot.records.iterdir()):
+        if is_directory(home) and not any(home.iterdir()):
             home.rmdir()
     for link in (netboot.dest / "nfs").iterdir():
         if link.is_symlink() and not link.exists():
@@ -93,15 +97,21 @@ def _drop_empty(netboot: Netboot) -> None:
 
 def _roots(netboot: Netboot, before: float) -> Iterator[Garbage]:
     current = dict(netboot.booted().values())
-    renamed = {netboot.record(node, name).get("former"): node for node, name in current.items()}
-    for home in sorted(netboot.roots.iterdir()):
-        booted = current.get(home.name, "")
-        kept = {booted, netboot.record(home.name, booted).get("previous", "")}
+    now = {node: netboot.record(node, name) for node, name in current.items()}
+    renamed = {record.former: node for node, record in now.items() if record and record.former}
+    for home in sorted(path for path in netboot.roots.iterdir() if is_directory(path)):
+        record = now.get(home.name)
+        kept = {current.get(home.name, ""), record.previous if record else "", netboot.held(home.name)}
         kept |= _last_started(netboot, home.name, renamed.get(home.name, home.name))
-        for name in netboot.names(home.name):
-            record = home / f"{name}.json"
-            if name not in kept and (not record.exists() or record.stat().st_mtime <= before):
+        names = netboot.names(home.name)
+        for name in names:
+            left = netboot.records / home.name / f"{name}.json"
+            if name not in kept and (not left.exists() or left.stat().st_mtime <= before):
                 yield Garbage(path=home / name, why="neither booted nor gone back to")
+        boots = netboot.tftp / "boot" / home.name
+        for path in sorted([*home.iterdir(), *(boots.iterdir() if is_directory(boots) else ())]):
+            if path.name not in names and path != home / PERSIST:
+                yield Garbage(path=path, why="not made by pibuild: the node put it there, or a killed run")
 
 
 def _last_started(netboot: Netboot, node: str, renamed: str) -> set[str]:
@@ -110,14 +120,20 @@ def _last_started(netboot: Netboot, node: str, renamed: str) -> set[str]:
     None when it has started under its new name since.
     """
     stamps = [
-        (stamp.stat().st_mtime, home, name)
+        (when, home, name)
         for home in {node, renamed}
         for name in netboot.names(home)
-        for stamp in (netboot.root(home, name) / path for path in BOOTED)
-        if stamp.is_file() and not stamp.is_symlink()
+        if (when := _started(netboot.root(home, name)))
     ]
     _, home, name = max(stamps, default=(0.0, "", ""))
     return {name} if home == node else set()
+
+
+def _started(root: Path) -> float:
+    """Return when a node has last started from a root, 0 where it never did. The node wrote that."""
+    with held(root) as inside:
+        seen = (inside.facts(path) for path in BOOTED)
+        return max((facts.st_mtime for facts in seen if facts and stat.S_ISREG(facts.st_mode)), default=0.0)
 
 
 def rename_state(dest: Path, node: str, new: str, *, then: Callable[[], None]) -> None:
@@ -141,3 +157,5 @@ def rename_state(dest: Path, node: str, new: str, *, then: Callable[[], None]) -
             if moves:
                 target.rename(old)
             raise
+        if netboot.release(node):
+            note(f"{node} is held no longer: under its new name it has to be exploded")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from builder.confine import resolve_in
+from builder.confine import Held, Owner, held, is_directory, resolve_in
 from builder.errors import HostError, InputError, Problem
 from builder.generation import Generation, is_btrfs
 from builder.netboot import PERSIST, Netboot
+from builder.netboot_record import Way
 from builder.personalise import NodeFile, Personal
 from builder.run import run
 
 Method = Literal["auto", "copy", "reflink", "shared"]
-Way = Literal["copy", "reflink", "snapshot", "shared"]
 _SUBVOLUME = 256  # inode number of a btrfs subvolume's own directory
 SHARED_SCRIPT = "usr/share/initramfs-tools/scripts/init-bottom/pibuild-shared-root"
 SHARED_SCRIPT_OWN = "etc/initramfs-tools/scripts/init-bottom/pibuild-shared-root"
@@ -76,62 +77,71 @@ def make_boot(generation: Generation, personal: Personal, way: Way, at: Path) ->
 
 
 def make_persistent(netboot: Netboot, generation: Generation, node: str, paths: Sequence[str]) -> None:
-    """Make the directories that a node keeps, each once, with what the image has there."""
+    """Make the directories that a node keeps, each once, with what the image has there.
+
+    The node writes where they go: a link on the way stays inside what it keeps. Raises HostError for one that cannot
+    be made there.
+    """
+    if not paths:
+        return
     home = netboot.root(node, PERSIST)
-    for path in paths:
-        kept = resolve_in(home, path)
-        if kept.exists():
-            continue
-        kept.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not is_directory(home):
+            home.mkdir(mode=0o755)
+        with held(home) as kept:
+            for path in paths:
+                _make_kept(netboot, generation, kept, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        hint = f"look at it on the login node, without following links: sudo ls -la {home}"
+        raise HostError(f"what {node} keeps cannot be made in {home}: {error}", hint=hint) from error
+
+
+def _make_kept(netboot: Netboot, generation: Generation, kept: Held, path: str) -> None:
+    inside = PurePosixPath("/", path)
+    with kept.directory(str(inside.parent), make=lambda _: Owner(mode=0o755)) as parent:
+        if parent.facts(inside.name) is not None:
+            return
         source = resolve_in(generation.root, path)
         with netboot.scratch() as scratch:
             if source.is_dir():
                 run(["cp", "-a", source, scratch / "made"])
             else:
                 (scratch / "made").mkdir()
-            (scratch / "made").rename(kept)
+                (scratch / "made").chmod(0o755)
+            os.rename(scratch / "made", inside.name, dst_dir_fd=parent.descriptor)
 
 
 def apply_files(root: Path, files: Sequence[NodeFile], *, of: Path | None = None) -> None:
     """Write a node's files into a root. New directories are root's, those of a home its owner's.
 
-    `of` is the tree that the root lies over: directories are made as they are there, and its links are followed.
+    The root may be one that a node writes in: whatever it does, nothing outside is changed. `of` is the tree that the
+    root lies over: directories are made as they are there, and its links are followed. Raises OSError where a file
+    cannot be put.
     """
+    with held(root) as inside:
+        put_files(inside, files, of=of)
+
+
+def put_files(root: Held, files: Sequence[NodeFile], *, of: Path | None = None) -> None:
+    """Write a node's files into a root that is held."""
     for file in files:
-        target = _target(root, file.path, of)
-        _make_parents(root, target.parent, file, of)
-        new = target.with_name(f".{target.name}.pibuild")
-        new.unlink(missing_ok=True)
-        if file.link:
-            new.symlink_to(file.link)
-        else:
-            with new.open("xb") as opened:
-                os.fchmod(opened.fileno(), 0o600)
-                opened.write(file.content)
-            os.chown(new, file.uid, file.gid)
-            new.chmod(file.mode)
-        new.replace(target)
+        # of a tree that nobody changes: its links are not the root's
+        at = resolve_in(of, file.path, follow=False).relative_to(of) if of else PurePosixPath(file.path)
+        with root.directory(str(at.parent), make=_new_directory(file, of)) as parent:
+            content = file.link or file.content
+            parent.put(at.name, content, Owner(mode=file.mode, uid=file.uid, gid=file.gid))
 
 
-def _target(root: Path, path: str, of: Path | None) -> Path:
-    """Return where a file goes: through the links of directories on its way, replacing one in its own place."""
-    if of is None:
-        return resolve_in(root, path, follow=False)
-    return root / resolve_in(of, path, follow=False).relative_to(of)
+def _new_directory(file: NodeFile, of: Path | None) -> Callable[[PurePosixPath], Owner]:
+    """Return how a directory is made that a file lies in."""
 
-
-def _make_parents(root: Path, directory: Path, file: NodeFile, of: Path | None) -> None:
-    missing = []
-    while not directory.is_dir():
-        missing.append(directory)
-        directory = directory.parent
-    for path in reversed(missing):
-        path.mkdir(mode=0o755)
-        model = of / path.relative_to(root) if of and path.is_relative_to(root) else None
+    def owner(path: PurePosixPath) -> Owner:
+        model = of / path if of else None
         if model is not None and model.is_dir():
             facts = model.stat()
-            os.chown(path, facts.st_uid, facts.st_gid)
-            path.chmod(facts.st_mode & 0o7777)
-        elif file.uid:
-            os.chown(path, file.uid, file.gid)
-            path.chmod(0o700)
+            return Owner(mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid)
+        return Owner(mode=0o700, uid=file.uid, gid=file.gid) if file.uid else Owner(mode=0o755)
+
+    return owner

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from builder.confine import is_directory
 from builder.dhcp_discover import TFTP_SERVER, VENDOR, Offer, discover_all
 from builder.errors import PibuildError
 from builder.inventory import Node
@@ -265,10 +266,12 @@ def _boot_files(asked: Asked) -> Iterator[Looked]:
         return
     closed, rootless = [], []
     for node in asked.serving.netbooting:
-        with contextlib.suppress(FileNotFoundError):
-            closed += _closed(served.tftp / node.serial)
         name = served.current(node.serial)
-        if name and not served.root(node.name, name).is_dir():
+        boot = served.boot(node.name, name)
+        if name and is_directory(boot):  # the node writes there: no link of its is followed
+            with contextlib.suppress(FileNotFoundError):
+                closed += _closed(boot)
+        if os.geteuid() == 0 and name and not is_directory(served.root(node.name, name)):
             rootless.append(node.name)
     if closed:
         told = f"{closed[0]} cannot be read by the TFTP server" + (f", nor {len(closed) - 1} more" * (len(closed) > 1))

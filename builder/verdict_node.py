@@ -15,6 +15,7 @@ from types import MappingProxyType
 import requests
 
 from builder import verdict
+from builder.confine import read_in
 from builder.errors import InputError, Problem
 from builder.generation import read_generation
 from builder.inventory import Inventory, Node
@@ -87,12 +88,12 @@ class NodeSeen:
 def expected_of(inventory: Inventory, netboot: Netboot, node: Node) -> NodeExpected:
     """Return what a node must be after it booted what its board boots now. Raises InputError when that is nothing."""
     name = netboot.current(node.serial)
-    record = netboot.record(node.name, name) if name else {}
-    generation = read_generation(netboot, str(record.get("generation", ""))) if record else None
-    if generation is None:
+    record = netboot.record(node.name, name)
+    generation = read_generation(netboot, record.generation) if record else None
+    if record is None or generation is None:
         hint = f"sudo pibuild explode --node {node.name} --dest {netboot.dest}"
         raise InputError(Problem(message=f"{node.name} boots nothing from {netboot.dest}", hint=hint))
-    shared = record.get("way") == "shared"
+    shared = record.way == "shared"
     return NodeExpected(
         node=node,
         server=inventory.login.address,
@@ -186,7 +187,7 @@ def _unique(name: str, values: Sequence[str]) -> Check:
 def _writable(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
     """Write a word on the node and read it where it must be: on the login node, or with a shared root nowhere else."""
     name, there = "root writable", expected.root / _MARK
-    problem, arrived = _written(machine, _MARK, there, watch)
+    problem, arrived = _written(machine, _MARK, expected.root, watch)
     if problem:
         return Check(name=name, ok=False, detail=problem)
     if expected.shared:
@@ -200,17 +201,20 @@ def _kept(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
     lost = []
     for path in expected.node.persist:
         mark = f"{path.strip('/')}/.pibuild-verdict"
-        problem, arrived = _written(machine, mark, expected.persist / mark, watch)
+        problem, arrived = _written(machine, mark, expected.persist, watch)
         if problem or not arrived:
             lost.append(f"{path}: {problem or f'does not reach {expected.persist}'}")
     return Check(name="kept paths", ok=not lost, detail="; ".join(lost) or ", ".join(expected.node.persist))
 
 
 def _written(machine: Seen, mark: str, there: Path, watch: Watch) -> tuple[str, bool]:
-    """Write a word to a file on the node; return what went wrong, and whether it came to `there` on this machine."""
+    """Write a word to a file on the node; return what went wrong, and whether it came to `there` on this machine.
+
+    The node writes in that directory: it is read as the node's.
+    """
     word = secrets.token_hex(8)
     wrote = machine.shell.run(f"echo {word} | sudo -n tee /{mark}", timeout=watch.left(60))
-    arrived = there.is_file() and there.read_text().strip() == word
+    arrived = read_in(there, mark, limit=len(word) + 1) == f"{word}\n".encode()
     machine.shell.run(f"sudo -n rm -f /{mark}", timeout=watch.left(60))
     said = (wrote.stderr or wrote.stdout).strip() or "nothing was written"
     return ("" if word in wrote.stdout and wrote.returncode == 0 else said), arrived

@@ -21,13 +21,14 @@ import pytest
 from builder import mounts
 from builder.boards import BOARDS
 from builder.errors import HostError, InputError, VerdictError
-from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode, rollback
+from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode
 from builder.hashing import file_digest
 from builder.inventory import Inventory, load_inventory
 from builder.inventory_edit import remove_node
 from builder.netboot import Netboot
 from builder.netboot_gc import collect, withdraw
 from builder.node_root import SHARED_SCRIPT_OWN
+from builder.rollback import rollback
 from builder.run import CommandError, run, spawn
 from tests.images import DTB, VERSION, cpio, kernel
 
@@ -62,6 +63,11 @@ class Lab:
     def explode(self, image: Path, *names: str, **options: object) -> tuple[Exploded, ...]:
         nodes = choose(self.inventory, self.inventory.select(names, everything=not names))
         return explode(self.inventory, nodes, self.dest, ExplodeOptions(image=image, **options))  # type: ignore[arg-type]
+
+    def back(self, node: str) -> tuple[str, str]:
+        """Let a node go back; return the root it leaves and the one it boots."""
+        (row,) = rollback(self.inventory, self.inventory.select([node]), self.dest)
+        return row.left, row.boots
 
     def root(self, node: str) -> Path:
         return (self.dest / "nfs" / node).resolve()
@@ -250,14 +256,19 @@ def test_upgrade_leaves_the_running_root_alone_and_rollback_goes_back(lab: Lab) 
     assert lab.identity("yellow3") == identity
     assert {path: path.lstat().st_mtime_ns for path in running.rglob("*")} == before
 
-    left, back = rollback(lab.inventory, "yellow3", lab.dest)
+    left, back = lab.back("yellow3")
     assert (left, back) == (upgraded[0].after, running.name)
     lab.check("yellow3", "a")
     assert (lab.root("yellow3") / "var/lib/own").read_text() == "written by the node\n"
     assert lab.identity("yellow3") == identity
     with pytest.raises(InputError, match="has booted nothing before"):
-        rollback(lab.inventory, "yellow3", lab.dest)
-    assert [row.action for row in lab.explode(lab.image("b"), "yellow3")] == ["switch"]
+        lab.back("yellow3")
+    assert [(row.node, row.action) for row in lab.explode(lab.image("b"))][:2] == [
+        ("mlops-master", "make"),
+        ("green1", "make"),
+    ]
+    lab.check("yellow3", "a")
+    assert [row.action for row in lab.explode(lab.image("b"), "yellow3", unhold=True)] == ["switch"]
     lab.check("yellow3", "b")
 
 
@@ -283,7 +294,7 @@ def test_gc_keeps_what_is_booted_gone_back_to_or_running(lab: Lab) -> None:
     assert set(lab.netboot.names("yellow3")) == {names[0], names[2], names[3]}
     assert not lab.netboot.boot("yellow3", names[1]).exists()
     lab.check("yellow3", "d")
-    rollback(lab.inventory, "yellow3", lab.dest)
+    lab.back("yellow3")
     lab.check("yellow3", "c")
 
 
@@ -421,7 +432,7 @@ def test_a_renamed_node_keeps_what_it_is_and_has_and_leaves_nothing(lab: Lab, tm
     collect(lab.dest, keep_days=0, dry_run=False)
     assert not [path for path in lab.dest.rglob("*") if "yellow3" in path.name]
     with pytest.raises(InputError, match="has booted nothing before"):
-        rollback(lab.inventory, "blue1", lab.dest)
+        lab.back("blue1")
     lab.check("green1", "a")
 
 
@@ -469,7 +480,7 @@ def test_a_board_that_is_replaced_goes_on_as_the_node_and_the_old_one_boots_noth
     assert lab.boot("yellow3").is_relative_to(lab.dest / "tftp/boot/yellow3")
     assert not (lab.dest / "tftp/c0a3cab4").is_symlink()
     assert lab.identity("yellow3") == identity
-    assert rollback(lab.inventory, "yellow3", lab.dest)[1] == before.name
+    assert lab.back("yellow3")[1] == before.name
 
 
 def test_half_a_root_is_never_taken_for_the_whole(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ class Nodes:
     def check_tidy(self) -> None:
         """Raise Left for work in progress."""
         dest = self.netboot.dest
-        known = {".lock", ".cluster", ".ssh", ".updated"}
+        known = {".lock", ".cluster", ".ssh", ".updated", ".roots"}
         left = [*self.netboot.tmp.iterdir(), *(path for path in dest.rglob(".*") if path.name not in known)]
         if left:
             raise Left("; ".join(map(str, left)))
@@ -167,8 +167,10 @@ class NodeGc:
         if self.nodes.boots() != self.nodes.before:
             raise Loss("nodes boot something else")
         for name, (root, _) in self.nodes.before.items():
-            previous = str(self.nodes.netboot.record(name, root).get("previous", ""))
-            self.nodes.whole(self.nodes.netboot.root(name, previous), name)
+            record = self.nodes.netboot.record(name, root)
+            if record is None:
+                raise Loss(f"{name}: nothing is on record about {root}")
+            self.nodes.whole(self.nodes.netboot.root(name, record.previous), name)
 
     def again(self) -> None:
         self._collect().to_its_end(self.nodes.room.log)

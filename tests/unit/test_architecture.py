@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("lock",),
     ("plan",),
     ("layers",),
-    ("build", "inspect_image", "diff_images", "boot", "gc", "explode"),
+    ("build", "inspect_image", "diff_images", "boot", "gc", "explode", "rollback"),
     ("lab", "boot_netboot"),
     ("cli",),
     ("__main__",),
