@@ -26,8 +26,8 @@ from builder.dirmode import is_open, let_in
 from builder.errors import HostError, PibuildError
 from builder.locks import locked
 from builder.scratch import remove_tree, sweep, work_in
+from builder.unwritable import DiskFullError, is_full, unwritable
 
-_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -94,10 +94,8 @@ class Cache:
                 if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         except OSError as error:
-            raise HostError(
-                f"the cache {self.root} cannot be written: {error.strerror}",
-                hint="run as root (sudo), or name another directory in PIBUILD_CACHE",
-            ) from error
+            other = "name another directory in PIBUILD_CACHE"
+            raise unwritable(f"the cache {self.root}", error, other=other) from error
         self.sweep()
 
     def sweep(self) -> None:
@@ -138,11 +136,10 @@ class Cache:
         except HostError:
             raise
         except (OSError, PibuildError) as error:
-            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full and not any(words in str(error) for words in _FULL):
+            if not is_full(error):
                 raise
             detail = error.message if isinstance(error, PibuildError) else str(error)
-            raise HostError(
+            raise DiskFullError(
                 f"the disk of {self.root} is full: {detail}",
                 hint=f"free some space (df -h {self.root}; pibuild gc --keep-days 7), or give another PIBUILD_CACHE",
             ) from error

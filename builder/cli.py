@@ -36,6 +36,7 @@ from builder import (
 )
 from builder.cli_options import example
 from builder.errors import HostError, PibuildError
+from builder.unwritable import why_not
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no other package's code, and a quicker start
 UMASK = 0o022  # whatever the caller's: servers and nodes must be able to enter and read what is made for them
@@ -137,9 +138,8 @@ def _explain(error: Exception) -> PibuildError:
     """Turn what no station expected into a failure with a hint."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return HostError(
-            f"{where}{error.strerror}", hint=f"errno {error.errno}; PIBUILD_DEBUG=1 shows where it happened"
-        )
+        hint = why_not(error, other="PIBUILD_DEBUG=1 shows where it happened")
+        return HostError(f"{where}{error.strerror}", hint=hint)
     place = traceback.extract_tb(error.__traceback__)[-1]
     return PibuildError(
         f"internal error: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",

@@ -33,6 +33,7 @@ from builder.netboot_record import Record, Way
 from builder.node_root import Method, find_way, make_boot, make_persistent, make_root
 from builder.node_state import NodeState, make_state, read_state
 from builder.personalise import NodeFile, Personal, Subject, left_out, personalise
+from builder.unwritable import is_full
 
 _NAMED = 5  # nodes in a line
 
@@ -273,7 +274,7 @@ def _alone(node: Node, failed: dict[str, str]) -> Iterator[None]:
     try:
         yield
     except (OSError, PibuildError) as error:
-        if _is_full(error):
+        if is_full(error):
             raise
         failed[node.name] = str(error)
         warn(f"{node.name}: {error}")
@@ -426,13 +427,8 @@ def _room(netboot: Netboot) -> Iterator[None]:
     try:
         yield
     except (OSError, PibuildError) as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
         free = shutil.disk_usage(netboot.dest).free
         message = f"the disk of {netboot.dest} is full ({free >> 20} MiB free); every node boots what it booted"
         raise HostError(message, hint=f"pibuild node gc --dest {netboot.dest}; df -h {netboot.dest}") from error
-
-
-def _is_full(error: Exception) -> bool:
-    """Return whether a disk is full: a command says so in words."""
-    return "No space left on device" in str(error)

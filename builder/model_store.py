@@ -6,7 +6,6 @@ An object gets its name when it is whole, and not before; objects are written on
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Protocol
 from builder.errors import HostError
 from builder.locks import take
 from builder.model_manifest import LARGEST
+from builder.unwritable import is_full, why_not
 
 _BLOCK = 1 << 20
 _TEMPORARY = "tmp"
@@ -154,8 +154,8 @@ class DirectoryStore:
             new.unlink(missing_ok=True)
 
     def _unwritable(self, error: OSError) -> HostError:
-        full = "make room: pibuild models gc" if error.errno == errno.ENOSPC else "check who may write there"
-        return HostError(f"{error.filename or self.directory}: {error.strerror}", hint=full)
+        hint = "make room: pibuild models gc" if is_full(error) else why_not(error, other="check who may write there")
+        return HostError(f"{error.filename or self.directory}: {error.strerror}", hint=hint)
 
 
 def _make(directory: Path) -> None:

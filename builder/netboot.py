@@ -40,6 +40,7 @@ from builder.errors import HostError, InputError, Problem
 from builder.locks import take
 from builder.netboot_record import Record, bring_over, is_root_name, read_record, record_text
 from builder.run import run
+from builder.unwritable import unwritable
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 PERSIST = "persist"
@@ -218,7 +219,7 @@ class Netboot:
             for path in (self.tmp, self.state, self.roots, self.generations):
                 path.chmod(0o700)
         except OSError as error:
-            raise HostError(f"{self.dest} cannot be written: {error.strerror}", hint="run as root (sudo)") from error
+            raise unwritable(self.dest, error, other="name another directory: --dest") from error
         with (self.dest / ".lock").open("w") as file:
             take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
             until = time.monotonic() + _SWEEPING

@@ -8,7 +8,6 @@ copy of the tree.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from builder.run import CommandError
 from builder.sbom import Checksums, Subject, make_sbom
 from builder.scratch import sweep, work_in
 from builder.tree import Entry, walk
+from builder.unwritable import DiskFullError, is_full, unwritable
 
 _VERSION = 1  # raised when the same request gives other files
 _SUMS = "SHA256SUMS"
@@ -92,7 +92,11 @@ def publish(request: PublishRequest) -> Published:
     """
     home = request.output / request.name
     if not (found := find_published(request)):
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            home.touch()  # a read-only file system says so before an hour of work, not after it
+        except OSError as error:
+            raise unwritable(home, error, other="name another directory: --output") from error
         let_in(home)
         sweep(home, ".*.partial")
         with _room(home), work_in(home, prefix=".", suffix=".partial") as scratch:
@@ -273,15 +277,16 @@ def _room(home: Path) -> Iterator[None]:
     """Turn every way in which tools say that the disk is full into one HostError."""
     try:
         yield
+    except DiskFullError:
+        raise
     except (OSError, CommandError, HostError) as error:
-        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_full or "No space left on device" in str(error) or shutil.disk_usage(home).free < _NEARLY_NOTHING:
+        if is_full(error) or shutil.disk_usage(home).free < _NEARLY_NOTHING:
             raise _full(home, str(error)) from error
         raise
 
 
-def _full(at: Path, detail: str) -> HostError:
-    return HostError(
+def _full(at: Path, detail: str) -> DiskFullError:
+    return DiskFullError(
         f"the disk of {at} is full: {detail}",
         hint=f"free some space (df -h {at}; pibuild gc), or give another --output",
     )
