@@ -9,13 +9,14 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
 
 from builder import console, mounts
 from builder.errors import PibuildError
+from builder.run import run
 from tests import machine
 from tests.torture import making, netboot, running
 from tests.torture.harness import Left, Loss, Room, Victim, full, killed, measure, twice
@@ -60,7 +61,7 @@ def torture(trials: int, seed: int | None, only: tuple[str, ...], size: int) -> 
     with tempfile.TemporaryDirectory(prefix="pibuild-torture-") as name:
         home = Path(name)
         home.chmod(0o755)
-        with mounts.mounted("torture", home, "tmpfs", data=f"size={size}m,mode=755"):
+        with _disk(home, size):
             room = Room(home=home, chance=random.Random(seed))  # noqa: S311 - moments, not secrets
             (home / "tmp").mkdir()
             os.environ |= {"TMPDIR": str(home / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -70,6 +71,16 @@ def torture(trials: int, seed: int | None, only: tuple[str, ...], size: int) -> 
                 _end_servers()
                 _report(room, seed, time.monotonic() - begun)
     sys.exit(1 if room.faults else 0)
+
+
+@contextlib.contextmanager
+def _disk(at: Path, size: int) -> Iterator[None]:
+    """Mount a small disk in memory. Logs of servers may still be open at its end: it goes with this process."""
+    mounts.mount("torture", at, "tmpfs", data=f"size={size}m,mode=755")
+    try:
+        yield
+    finally:
+        run(["umount", "--lazy", at])
 
 
 def _torture(room: Room, trials: int, victims: list[type[Victim]]) -> None:

@@ -24,6 +24,7 @@ from tests import machine
 
 WHOLE = 120.0  # seconds that a command may take to its end
 FULL = 3
+GO_ON = {"lab"}  # meant to go on without the command that began it: the next run takes it down
 
 
 class Loss(Exception):  # noqa: N818 - what was found, not a fault of ours
@@ -197,7 +198,8 @@ def killed(room: Room, victim: Victim) -> None:
     process = command.start(room.log)
     time.sleep(room.chance.uniform(0, room.took[victim.name]))
     kill(process)
-    room.check_left(before)
+    if victim.name not in GO_ON:
+        room.check_left(before)
     victim.check()
     victim.again()
     room.check_left(before)
