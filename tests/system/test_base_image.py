@@ -242,7 +242,7 @@ def test_files_that_are_no_raspberry_pi_image(made: Made, tmp_path: Path) -> Non
     blank[UBUNTU.start + images.BOOT_SIZE + 1024 : UBUNTU.start + images.BOOT_SIZE + 2048] = bytes(1024)
     for content, message in (
         (b"text", "no usable partition table"),
-        (bytes(one_partition), "no partition holds an ext file system"),
+        (bytes(one_partition), "outside the disk"),
         (whole[: 80 * images.MIB], "no usable partition table|cut short"),
         (bytes(dirty), "not unmounted cleanly"),
         (bytes(blank), "no partition holds an ext file system"),

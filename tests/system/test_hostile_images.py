@@ -92,7 +92,7 @@ def test_no_way_of_reading_follows_names_out(tmp_path: Path, canary: Path, kind:
         with private_mounts(), pytest.raises(InputError, match="'/etc' holds"):
             ingest(image, tree, scratch=scratch, method=method)
         assert not list(tree.iterdir())
-        assert not list((scratch / "files/root").iterdir())
+        assert not list(scratch.glob("files/root/*"))
     assert described(canary) == before
 
 
