@@ -1,8 +1,8 @@
 """Package resolution and download through the host's apt, with a root of its own.
 
 apt on the host answers for any architecture and release: it is given private directories and, as the set of installed
-packages, what earlier layers hold. It needs neither root nor a chroot for that. The machine's own apt configuration
-(proxies, validity checks) stays in force.
+packages, what earlier layers hold. It needs neither root nor a chroot for that. Of the machine's own apt configuration
+the proxies count, and nothing else: what it takes for signed and for current is decided here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from builder.cache import Cache, read_json, write_json
 from builder.errors import FetchError, StepError
@@ -23,6 +24,10 @@ _LISTS = 2  # raised when the lists are kept in another form
 _INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
 _PACKAGE = re.compile(rb"^Package: (\S+)$", re.MULTILINE)
 _REMOVE = re.compile(r"^Remv (?P<name>\S+)")
+# what a machine's own configuration says of the way to an archive (apt.conf(5), apt-transport-http(1))
+_WAY = re.compile(r"Acquire::((http|https|ftp)::([^ ]+::)?(Proxy|Proxy-Auto-Detect|CaInfo|CaPath)|ForceIPv[46]) .*;")
+Access = Literal["current", "known", "offline"]
+"""How new lists must be: brought up to date, as they are here already, or so and nothing is fetched at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,50 +67,64 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A set of packages wanted on top of what is installed. Names may be apt patterns such as `?essential`."""
+    """A set of packages wanted on top of what is installed. Names may be apt patterns such as `?essential`.
+
+    `suite` is the one that wins, for the packages and all that they need; "" leaves that to apt's priorities.
+    """
 
     install: tuple[str, ...]
     remove: tuple[str, ...] = ()
     recommends: bool = False
+    suite: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
-    """apt's answer: what to unpack and what to remove first."""
+    """apt's answer: what to unpack and what to remove first, and the suite that won, where one was asked for."""
 
     debs: tuple[Deb, ...]
     removes: tuple[str, ...] = ()
+    suite: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return a JSON-able form, control stanzas left out."""
         debs = [{k: v for k, v in asdict(deb).items() if k != "control"} for deb in self.debs]
-        return {"debs": debs, "removes": list(self.removes)}
+        return {"debs": debs, "removes": list(self.removes), **({"suite": self.suite} if self.suite else {})}
 
 
 class Apt:
     """apt with private directories for one set of sources and one architecture."""
 
-    def __init__(self, cache: Cache, sources: Sequence[Source], architecture: str) -> None:
+    def __init__(
+        self, cache: Cache, sources: Sequence[Source], architecture: str, *, access: Access = "current"
+    ) -> None:
         self.cache = cache
+        self.access = access
         self.sources = tuple(sources)
         self.architecture = architecture
         text = "\n".join(source.deb822(architecture) for source in self.sources)
         self.directory = cache.lists / digest_of([_LISTS, text, architecture])[:16]
         self._text = text
 
-    def update(self, *, offline: bool = False) -> None:
-        """Bring the package lists up to date; `offline` is content with lists that are here already.
+    def update(self) -> None:
+        """Bring the package lists up to date, as far as `access` asks for it.
 
-        Raises FetchError where the archive does not answer as expected.
+        Raises FetchError where the archive does not answer as expected, or is not to be asked.
         """
         for name in ("lists/partial", "cache"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         os.utime(self.directory)  # used now: gc keeps it
         (self.directory / "status").write_text("")
         (self.directory / "pibuild.sources").write_text(self._text)
-        (self.directory / "apt.conf").write_text(self._configuration())
-        if offline and any((self.directory / "lists").glob("*Packages*")):
+        (self.directory / "apt.conf").write_text(self._configuration() + _ways())
+        if self.access != "current" and any((self.directory / "lists").glob("*Packages*")):
             return
+        if self.access == "offline":
+            where = ", ".join(f"{source.uris} {' '.join(source.suites)}" for source in self.sources)
+            raise FetchError(
+                f"the cache has no package lists of {where}, and --offline fetches nothing",
+                hint="build once without --offline",
+            )
         done = self._apt("apt-get", ["update"], check=False)
         if done.returncode != 0 or re.search(r"^(E|W: Failed to fetch)", done.stderr, re.MULTILINE):
             raise FetchError(
@@ -126,10 +145,12 @@ class Apt:
         """
         stanzas = [status.strip(), *(_installed_stanza(deb.control) for deb in installed)]
         there = "".join(f"{stanza}\n\n" for stanza in stanzas if stanza)
-        asked = digest_of([_LISTS, self._text, self.release_digest(), asdict(request), there])[:32]
+        question = {key: value for key, value in asdict(request).items() if key != "suite" or value}
+        asked = digest_of([_LISTS, self._text, self.release_digest(), question, there])[:32]
         memo = self.cache.resolutions / f"asked-{asked}.json"
         if known := read_json(memo):
-            return Resolution(debs=tuple(Deb(**fields) for fields in known["debs"]), removes=tuple(known["removes"]))
+            debs = tuple(Deb(**fields) for fields in known["debs"])
+            return Resolution(debs=debs, removes=tuple(known["removes"]), suite=request.suite)
         answer = self._ask(request, there)
         write_json(memo, {**answer.to_json(), "debs": [asdict(deb) for deb in answer.debs]})
         return answer
@@ -138,6 +159,8 @@ class Apt:
         (self.directory / "status").write_text(status)
         words = [*request.install, *(f"{name}-" for name in request.remove)]
         options = ["-o", f"APT::Install-Recommends={'true' if request.recommends else 'false'}"]
+        if request.suite:
+            options += ["-o", f"APT::Default-Release={request.suite}"]
         done = self._apt("apt-get", ["install", "--simulate", "-y", "-q", *options, *words], check=False)
         if done.returncode != 0:
             said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())[-1500:]
@@ -146,7 +169,18 @@ class Apt:
             )
         wanted = [(m["name"].split(":")[0], m["version"]) for m in map(_INSTALL.match, done.stdout.splitlines()) if m]
         removes = tuple(m["name"].split(":")[0] for m in map(_REMOVE.match, done.stdout.splitlines()) if m)
-        return Resolution(debs=tuple(self._describe(wanted)), removes=removes)
+        return Resolution(debs=tuple(self._describe(wanted)), removes=removes, suite=request.suite)
+
+    def has(self, suite: str, deb: Deb, *, source: Source | None = None) -> bool:
+        """Return whether a suite (of one source, else of any) lists a package in that version."""
+        addresses = {uri for one in ([source] if source else self.sources) for uri in one.uris.split()}
+        begins = tuple(_list_name(uri, suite) for uri in addresses)
+        lists = [path for path in (self.directory / "lists").glob("*_Packages") if path.name.startswith(begins)]
+        wanted = re.compile(
+            rb"^Package: %s\n(?:.+\n)*?Version: %s$" % (re.escape(deb.name.encode()), re.escape(deb.version.encode())),
+            re.MULTILINE,
+        )
+        return any(wanted.search(path.read_bytes()) for path in lists)
 
     def _describe(self, wanted: Sequence[tuple[str, str]]) -> list[Deb]:
         found: dict[tuple[str, str], Deb] = {}
@@ -177,6 +211,12 @@ class Apt:
         missing = [deb for deb in debs if not is_present(self.cache.archives, deb)]
         if not missing:
             return
+        if self.access == "offline":
+            some = ", ".join(deb.archive_name for deb in missing[:3])
+            raise FetchError(
+                f"{len(missing)} package files are not in the cache, and --offline fetches nothing: {some} …",
+                hint="build once without --offline",
+            )
         names = [
             f"{deb.name}:{deb.architecture}={deb.version}" if deb.architecture != "all" else f"{deb.name}={deb.version}"
             for deb in missing
@@ -200,9 +240,14 @@ class Apt:
     def _configuration(self) -> str:
         directory = self.directory
         lines = (
-            "#clear APT::Update::Post-Invoke;",
-            "#clear APT::Update::Post-Invoke-Success;",
-            "#clear DPkg::Post-Invoke;",
+            'Dir::Etc::main "/dev/null";',
+            'Dir::Etc::parts "/dev/null";',
+            'Acquire::Check-Valid-Until "true";',
+            'Acquire::Check-Date "true";',
+            'Acquire::AllowInsecureRepositories "false";',
+            'Acquire::AllowWeakRepositories "false";',
+            'Acquire::AllowDowngradeToInsecureRepositories "false";',
+            'APT::Get::AllowUnauthenticated "false";',
             f'Dir::State "{directory}";',
             f'Dir::State::lists "{directory}/lists";',
             f'Dir::State::status "{directory}/status";',
@@ -217,7 +262,6 @@ class Apt:
             'Dir::Etc::Preferences "/dev/null";',
             'Dir::Etc::PreferencesParts "/dev/null";',
             f'APT::Architecture "{self.architecture}";',
-            "#clear APT::Architectures;",
             f'APT::Architectures {{ "{self.architecture}"; }};',
             'APT::Sandbox::User "root";',
             'Acquire::Languages "none";',
@@ -229,7 +273,22 @@ class Apt:
         return "".join(f"{line}\n" for line in lines)
 
     def _apt(self, tool: str, words: Sequence[str], *, cwd: Path | None = None, check: bool = True) -> Completed:
-        return run([find_tool(tool, package="apt"), "-c", self.directory / "apt.conf", *words], cwd=cwd, check=check)
+        # read first of all, so that it can say that no other is read (apt.conf(5))
+        env = {"APT_CONFIG": str(self.directory / "apt.conf")}
+        return run([find_tool(tool, package="apt"), *words], cwd=cwd, env=env, check=check)
+
+
+def _ways() -> str:
+    """Return how the machine's own configuration says that archives are reached: its proxies."""
+    said = run([find_tool("apt-config", package="apt"), "dump"]).stdout
+    return "".join(f"{line}\n" for line in said.splitlines() if _WAY.fullmatch(line))
+
+
+def _list_name(uri: str, suite: str) -> str:
+    """Return how apt begins the names of the lists of a suite: the address without its scheme, `/` as `_`."""
+    place = uri.partition(":")[2].removeprefix("//").rstrip("/")
+    path = f"{place}/{suite.strip('/')}/" if suite.endswith("/") else f"{place}/dists/{suite}/"
+    return path.replace("_", "%5f").replace("/", "_")
 
 
 def is_present(archives: Path, deb: Deb) -> bool:

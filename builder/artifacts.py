@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 from urllib.parse import unquote, urlsplit
 
 from builder.console import warn
@@ -20,14 +21,24 @@ from builder.scratch import temporary
 from builder.steps.base import Artifact
 
 _ARMOR = b"-----BEGIN PGP PUBLIC KEY BLOCK"
+_WEAK_DIGESTS = ("1", "2", "3")  # MD5, SHA-1, RIPEMD-160
+_LENGTH_COUNTS = ("1", "2", "3", "16", "17", "20")  # RSA, Elgamal, DSA (RFC 4880, 9.1)
+_LEAST_BITS = 2048
 _GNU_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")  # sha256sum(1): two spaces for text, ` *` for binary
 _BSD_LINE = re.compile(r"SHA256 \((.+)\) = ([0-9a-fA-F]{64})")  # sha256sum --tag
 
 
 def obtain(
-    artifact: Artifact, *, cache_dir: Path, search: Sequence[Path], patience: Patience | None = None
+    artifact: Artifact,
+    *,
+    cache_dir: Path,
+    search: Sequence[Path],
+    patience: Patience | None = None,
+    offline: bool = False,
 ) -> Path | None:
     """Return the verified file of an artifact: from the cache, hand-placed files in `search`, else the network.
+
+    `offline` leaves the network alone, as if nobody answered there.
 
     What comes from the network stays in `cache_dir` under its checksum. None means: optional, and its origin did not
     give it; the reason has been printed. Raises UnreachableError when it is not optional, FetchError whenever the
@@ -41,12 +52,19 @@ def obtain(
     if placed is not None:
         return placed
     try:
+        if offline:
+            _refuse(artifact.url)
         return fetch(artifact.url, sha256=artifact.sha256, into=cached, patience=patience)
     except UnreachableError as error:
         if not artifact.optional:
             raise
         warn(f"optional artifact left out: {error.message}")
         return None
+
+
+def _refuse(url: str) -> NoReturn:
+    hint = "build once without --offline, or give its directory with --artifacts"
+    raise UnreachableError(f"{shown(url)} is not here, and --offline fetches nothing", hint=hint)
 
 
 def find_artifact(
@@ -102,8 +120,8 @@ def signed_checksum(
     """Return the sha256 that a signed list promises for `filename` (64 lower-case hex digits).
 
     The list is one of `sha256sum` (either style); its detached OpenPGP signature must be good by a key of `keyring`
-    (binary or armored) that has neither expired nor been revoked. One such signature is enough. Raises
-    UnreachableError, or FetchError when the signature is bad or the list does not name the file.
+    (binary or armored) that has neither expired nor been revoked, and is not a weak one. One such signature is enough.
+    Raises UnreachableError, or FetchError when the signature is bad or the list does not name the file.
     """
     with temporary("checksums") as scratch:
         checksums = fetch(list_url, sha256=None, into=scratch / "list", patience=patience)
@@ -121,28 +139,52 @@ def verify_signature(file: Path, signature: Path, keyring: Path, *, what: str) -
         usable = _dearmored(keyring.absolute(), home)
         argv: list[str | Path] = [gpgv, "--homedir", home, "--status-fd", "1", "--keyring", usable, signature, file]
         checked = run(argv, check=False)
-    signer = _good_signer(checked.stdout)
-    if signer is None:
+        signers = _good_signers(checked.stdout)
+        strong = [
+            signer for signer, digest in signers if digest not in _WEAK_DIGESTS and _is_strong(signer, usable, home)
+        ]
+    if signers and not strong:
+        raise FetchError(
+            f"{what}: the signature is good but weak: RSA and DSA keys below {_LEAST_BITS} bits, and the digests MD5, "
+            f"SHA-1 and RIPEMD-160, can be forged ({', '.join(signer for signer, _ in signers)})",
+            hint="ask its origin for a list that is signed by a key of today, or name the file by its sha256",
+        )
+    if not strong:
         said = "\n  ".join(checked.stderr.strip().splitlines()[-6:])
         raise FetchError(
             f"{what}: the signature is not good by {keyring}\n  {said}",
             hint="the list was changed, or it is signed by another key: get the signer's key from where you trust",
         )
-    return signer
+    return strong[0]
 
 
-def _good_signer(statuses: str) -> str | None:
-    """Return the fingerprint of a good signature in gpgv's status lines (GnuPG, doc/DETAILS).
+def _good_signers(statuses: str) -> list[tuple[str, str]]:
+    """Return fingerprint and digest (a number of RFC 4880, 9.4) of good signatures in gpgv's status lines.
 
-    GOODSIG is said of no signature that has expired or whose key has expired or was revoked; VALIDSIG follows it.
+    GOODSIG is said of no signature that has expired or whose key has expired or was revoked; VALIDSIG follows it
+    (GnuPG, doc/DETAILS).
     """
-    good = False
+    good, found = False, []
     for line in statuses.splitlines():
         word, *arguments = line.removeprefix("[GNUPG:] ").split()
         if good and word == "VALIDSIG":
-            return arguments[0]
-        good = word == "GOODSIG" or (good and word != "NEWSIG")
-    return None
+            found.append((arguments[0], arguments[7]))
+        good = word == "GOODSIG" or (good and word not in ("NEWSIG", "VALIDSIG"))
+    return found
+
+
+def _is_strong(fingerprint: str, keyring: Path, home: Path) -> bool:
+    """Return whether a keyring's key, or subkey, is long enough; keys on elliptic curves always are."""
+    gpg = find_tool("gpg", package="gpg")
+    argv: list[str | Path] = [gpg, "--homedir", home, "--batch", "--with-colons", "--show-keys", keyring]
+    bits, algorithm = 0, ""
+    for line in run(argv, what=f"reading the keyring {keyring}").stdout.splitlines():
+        fields = line.split(":")
+        if fields[0] in ("pub", "sub"):
+            bits, algorithm = int(fields[2] or 0), fields[3]
+        elif fields[0] == "fpr" and fields[9] == fingerprint:
+            return algorithm not in _LENGTH_COUNTS or bits >= _LEAST_BITS
+    return False
 
 
 def _dearmored(keyring: Path, scratch: Path) -> Path:

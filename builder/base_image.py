@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -62,7 +62,16 @@ class BaseFacts:
     identify: Identify
 
 
-def resolve_image(image: BaseImage, directory: Path) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlaces:
+    """Where an image is looked for: its recipe's directory, the cache's for artifacts, those of hand-placed files."""
+
+    directory: Path
+    cache: Path
+    search: tuple[Path, ...] = ()
+
+
+def resolve_image(image: BaseImage, directory: Path, *, offline: bool = False) -> str:
     """Return the sha256 that the image file must have: the recipe's own, or the one its signed list gives.
 
     `directory` is the recipe's; a relative keyring counts from it. Raises FetchError.
@@ -73,23 +82,29 @@ def resolve_image(image: BaseImage, directory: Path) -> str:
         raise InputError(Problem(message="a base image needs `sha256` or `checksums`"))
     name = PurePosixPath(unquote(urlsplit(image.url).path)).name if image.url else Path(image.path or "").name
     checksums = image.checksums
+    if offline:
+        raise FetchError(
+            f"{checksums.url} is not asked for the base image's checksum: --offline fetches nothing",
+            hint="build once without --offline, or give the image's sha256 in the recipe",
+        )
     return signed_checksum(checksums.url, checksums.signature, directory / checksums.keyring, name)
 
 
-def obtain_image(image: BaseImage, sha256: str, *, directory: Path, cache_dir: Path, search: Sequence[Path]) -> Path:
+def obtain_image(image: BaseImage, sha256: str, places: ImagePlaces, *, offline: bool = False) -> Path:
     """Return the verified image file as it was published, packed or not.
 
-    A path of the recipe counts from `directory`. Raises FetchError when it cannot be had or has another checksum.
+    A path of the recipe counts from its directory. Raises FetchError when it cannot be had or has another checksum.
     """
     if image.url is not None:
-        found = obtain(Artifact(url=image.url, sha256=sha256), cache_dir=cache_dir, search=search)
+        wanted = Artifact(url=image.url, sha256=sha256)
+        found = obtain(wanted, cache_dir=places.cache, search=places.search, offline=offline)
         if found is None:
             raise FetchError(f"base image {sha256} could not be had")
         return found
-    path = directory / (image.path or "")
+    path = places.directory / (image.path or "")
     if not path.is_file():
         raise FetchError(f"base image {path}: no such file", hint="check `path` in the recipe")
-    if find_artifact(sha256, [path], remembered=cache_dir / "digests.json") is None:
+    if find_artifact(sha256, [path], remembered=places.cache / "digests.json") is None:
         raise FetchError(
             f"base image {path}: wrong checksum\n  promised sha256 {sha256}\n  the file's sha256 {file_digest(path)}",
             hint="the file is another one or was changed: fetch it again, or correct `sha256` in the recipe",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from builder import __version__, console
-from builder.apt import Deb, is_present
+from builder.apt import Access, Deb, is_present
 from builder.artifacts import obtain
-from builder.base_image import obtain_image
+from builder.base_image import ImagePlaces, obtain_image
 from builder.cache import Cache
 from builder.dirmode import is_open
 from builder.disk import DiskSpec
@@ -183,7 +183,9 @@ def _obtain_artifacts(recipe: Recipe, options: BuildOptions, cache: Cache) -> di
     for sha256, artifact in recipe_artifacts(recipe).items():
         patience = _OPTIONAL if artifact.optional else None
         wanted = artifact if not options.strict else type(artifact)(url=artifact.url, sha256=artifact.sha256)
-        file = obtain(wanted, cache_dir=cache.artifacts, search=options.artifacts, patience=patience)
+        file = obtain(
+            wanted, cache_dir=cache.artifacts, search=options.artifacts, patience=patience, offline=options.offline
+        )
         if file is not None:
             found[sha256] = file
     return found
@@ -212,13 +214,14 @@ def _downloads(plan: Plan, cache: Cache, options: BuildOptions) -> Iterator[Mapp
         for layer in plan.layers
         if options.verify_emulation or not layer.cached
     }
-    offline = options.offline or options.lock is None  # the lists were brought up to date when the lock was made
+    # the lists were brought up to date when the lock was made
+    access: Access = "offline" if options.offline else "known" if options.lock is None else "current"
 
     def download(debs: list[Deb]) -> None:
         missing = [deb for deb in debs if not is_present(cache.archives, deb)]
         if missing:
             distribution, suite = plan.lock.release
-            open_archive(cache, distribution, suite, plan.recipe, "arm64", offline=offline).download(missing)
+            open_archive(cache, distribution, suite, plan.recipe, "arm64", access=access).download(missing)
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
@@ -242,7 +245,8 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
         return full_emulation()
     try:
         distribution, suite = plan.lock.release
-        apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", offline=options.offline)
+        access: Access = "offline" if options.offline else "current"
+        apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", access=access)
         return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)), log=options.emulation_log)
     except FetchError as error:
         if options.emulation == "native-tools":
@@ -255,8 +259,8 @@ def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
     base = plan.recipe.base
     if not isinstance(base, BaseImage) or (plan.layers[0].cached and not options.verify_emulation):
         return None
-    directory = plan.recipe.path.parent
-    return obtain_image(base, plan.lock.image, directory=directory, cache_dir=cache.artifacts, search=options.artifacts)
+    places = ImagePlaces(directory=plan.recipe.path.parent, cache=cache.artifacts, search=options.artifacts)
+    return obtain_image(base, plan.lock.image, places, offline=options.offline)
 
 
 def _make_layers(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) -> set[str]:

@@ -41,9 +41,10 @@ MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 CRASHES = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV)
-# numbers of linux/capability.h: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service,
-# net_raw, sys_chroot, mknod, audit_write, setfcap. Of the others, sys_admin alone could do anything here: mount.
-KEPT = frozenset((0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+# numbers of linux/capability.h: chown, dac_override, dac_read_search (backups read with it), fowner, fsetid, kill,
+# setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap. Of the others, sys_admin
+# alone could do anything here: mount.
+KEPT = frozenset((0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
 # pivot_root and keyctl have no function in every C library: numbers of asm/unistd_64.h and asm-generic/unistd.h
 PIVOT_ROOT, KEYCTL = {"x86_64": (155, 250), "aarch64": (41, 219)}[os.uname().machine]
 KEYCTL_JOIN_SESSION_KEYRING = 1

@@ -144,7 +144,7 @@ class Ext4Reader(FileSystem):
             acl_high, uid_high, gid_high = struct.unpack_from("<HHH", self._data, at + 0x76)
             wide = self._inode_size > 128 and struct.unpack_from("<H", self._data, at + 0x80)[0] >= 16  # noqa: PLR2004
             more_m, more_a = struct.unpack_from("<II", self._data, at + 0x88) if wide else (0, 0)
-        except struct.error as error:
+        except (struct.error, OverflowError) as error:  # far outside, or too far for a position
             raise self._broken(f"inode {number} lies outside the image") from error
         return _Inode(
             number=number,

@@ -8,15 +8,15 @@ from __future__ import annotations
 import email.utils
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from builder import console
-from builder.apt import Apt, Deb, Request, Resolution, Source
-from builder.base_image import obtain_image, resolve_image
+from builder.apt import Access, Apt, Deb, Request, Resolution, Source
+from builder.base_image import ImagePlaces, obtain_image, resolve_image
 from builder.cache import Cache, read_json, write_json
 from builder.errors import FetchError, InputError, Problem
 from builder.hashing import digest_of
@@ -26,7 +26,7 @@ from builder.named_file import read_named
 from builder.recipe import Recipe
 from builder.recipe_models import BaseImage, Bootstrap
 from builder.steps.base import Place
-from builder.steps.packages import PackagesStep
+from builder.steps.packages import PackageSource, PackagesStep
 
 FORMAT = 2
 _RESOLVER = 3  # raised when the same archive would be asked another question
@@ -78,7 +78,7 @@ def _answer(answer: Resolution) -> dict[str, object]:
     debs = [
         f"{deb.name} {deb.version} {deb.architecture} {deb.sha256} {deb.size} {deb.filename}" for deb in answer.debs
     ]
-    return {"debs": debs, "removes": list(answer.removes)}
+    return {**({"suite": answer.suite} if answer.suite else {}), "debs": debs, "removes": list(answer.removes)}
 
 
 def _resolution(value: Mapping[str, Any]) -> Resolution:
@@ -88,14 +88,14 @@ def _resolution(value: Mapping[str, Any]) -> Resolution:
         debs.append(
             Deb(name=name, version=version, architecture=architecture, sha256=sha256, size=int(size), filename=filename)
         )
-    return Resolution(debs=tuple(debs), removes=tuple(value["removes"]))
+    return Resolution(debs=tuple(debs), removes=tuple(value["removes"]), suite=str(value.get("suite", "")))
 
 
 def parse_lock(text: str, path: Path) -> Lock:
     """Return the lock in a file's text. Raises InputError when it is none."""
     try:
         return _lock(yaml.safe_load(text))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         problem = Problem(message=f"{path}: not a lock file: {error}", hint="pibuild lock RECIPE writes one")
         raise InputError(problem) from error
 
@@ -192,15 +192,16 @@ def resolve(
 ) -> Lock:
     """Return what a recipe resolves to, now. An archive that has not changed since is not asked again.
 
-    `artifacts` are directories of hand-placed files; `offline` takes what is remembered. Raises FetchError when the
-    archive does not answer and nothing is remembered, StepError when a request cannot be met.
+    `artifacts` are directories of hand-placed files; `offline` takes what is remembered and asks nobody. Raises
+    FetchError when the archive does not answer and nothing is remembered, StepError when a request cannot be met.
     """
     known = remembered(recipe, cache)
     if known and offline:
         return known
-    status = _BaseStatus.of(recipe, cache, artifacts)
+    status = _BaseStatus.of(recipe, cache, artifacts, offline=offline)
     try:
-        apt = open_archive(cache, status.distribution, status.suite, recipe, ARCHITECTURE, offline=offline)
+        access: Access = "offline" if offline else "current"
+        apt = open_archive(cache, status.distribution, status.suite, recipe, ARCHITECTURE, access=access)
     except FetchError as error:
         if known is None or refresh:
             raise
@@ -217,19 +218,22 @@ def resolve(
 
 
 def open_archive(
-    cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, offline: bool = False
+    cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, access: Access = "current"
 ) -> Apt:
-    """Return apt with up-to-date lists of the first archive that serves the suite. Raises FetchError when none does."""
+    """Return apt with the lists of the first archive that serves the suite. Raises FetchError when none does."""
     base = recipe.base
     bootstrap = base if isinstance(base, Bootstrap) else None
     keyring = Path(bootstrap.keyring) if bootstrap and bootstrap.keyring else find_keyring(distribution)
     components = bootstrap.components if bootstrap else _COMPONENTS[distribution]
     mirror = bootstrap.mirror if bootstrap else "auto"
     failure: FetchError | None = None
-    for sources in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring):
-        apt = Apt(cache, (*sources, *(_extra_sources(recipe) if architecture == ARCHITECTURE else ())), architecture)
+    extra = _extra_sources(recipe) if architecture == ARCHITECTURE else []
+    more = _more_suites(recipe) if architecture == ARCHITECTURE else ()
+    for own in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring):
+        sources = [replace(one, suites=(*one.suites, *more)) if suite in one.suites else one for one in own]
+        apt = Apt(cache, (*sources, *extra), architecture, access=access)
         try:
-            apt.update(offline=offline)
+            apt.update()
         except FetchError as error:
             failure = failure or error
         else:
@@ -243,16 +247,24 @@ _COMPONENTS = {"debian": ("main", "non-free-firmware"), "ubuntu": ("main", "rest
 
 
 def _extra_sources(recipe: Recipe) -> list[Source]:
-    return [
-        Source(
-            uris=" ".join(source.uris),
-            suites=tuple(source.suites),
-            components=tuple(source.components),
-            keyring=(place.directory / source.key).resolve(),
-        )
-        for _, step, place in package_steps(recipe)
-        for source in step.sources
-    ]
+    return [_source(source, place) for _, step, place in package_steps(recipe) for source in step.sources]
+
+
+def _source(source: PackageSource, place: Place) -> Source:
+    return Source(
+        uris=" ".join(source.uris),
+        suites=tuple(source.suites),
+        components=tuple(source.components),
+        keyring=(place.directory / source.key).resolve(),
+    )
+
+
+def _more_suites(recipe: Recipe) -> tuple[str, ...]:
+    """Return the suites that steps ask for and no source of theirs brings: the base's own archive has them."""
+    brought = {suite for source in _extra_sources(recipe) for suite in source.suites}
+    asked = [step.suite for _, step, _ in package_steps(recipe) if step.suite and step.suite not in brought]
+    own = recipe.base.suite if isinstance(recipe.base, Bootstrap) else ""
+    return tuple(suite for suite in dict.fromkeys(asked) if suite != own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,15 +277,16 @@ class _BaseStatus:
     status: str = ""
 
     @classmethod
-    def of(cls, recipe: Recipe, cache: Cache, artifacts: Sequence[Path]) -> _BaseStatus:
+    def of(cls, recipe: Recipe, cache: Cache, artifacts: Sequence[Path], *, offline: bool) -> _BaseStatus:
         base = recipe.base
         if not isinstance(base, BaseImage):
             return cls(distribution=base.distribution, suite=base.suite)
-        sha256 = resolve_image(base, recipe.path.parent)
+        sha256 = resolve_image(base, recipe.path.parent, offline=offline)
         memo = cache.resolutions / f"image-{sha256[:32]}.json"
         known = read_json(memo)
         if known is None:
-            file = obtain_image(base, sha256, directory=recipe.path.parent, cache_dir=cache.artifacts, search=artifacts)
+            places = ImagePlaces(directory=recipe.path.parent, cache=cache.artifacts, search=tuple(artifacts))
+            file = obtain_image(base, sha256, places, offline=offline)
             with open_image(file) as image:
                 known = _read_status(image)
             write_json(memo, known)
@@ -310,14 +323,18 @@ def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
     first, sources = Resolution(debs=()), ""
     if isinstance(base, Bootstrap):
         first = apt.resolve(Request(install=(*_ESSENTIAL, *base.include)))
-        sources = image_sources(base.distribution, base.suite, base.components)
+        sources = image_sources(base.distribution, base.suite, base.components, more=_more_suites(recipe))
     installed = {deb.name: deb for deb in first.debs}
     steps = {}
-    for name, step, _ in package_steps(recipe):
+    for name, step, place in package_steps(recipe):
         answer = Resolution(debs=())
         if step.install or step.remove:
-            request = Request(install=step.install, remove=step.remove, recommends=step.recommends)
+            request = Request(
+                install=step.install, remove=step.remove, recommends=step.recommends, suite=step.suite or ""
+            )
             answer = apt.resolve(request, installed.values(), status.status)
+        if step.install:
+            _say_what_gave_nothing(apt, step, place, answer)
         steps[name] = answer
         installed |= {deb.name: deb for deb in answer.debs}
         for removed in answer.removes:
@@ -333,6 +350,19 @@ def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
         artifacts={sha256: artifact.url for sha256, artifact in recipe_artifacts(recipe).items()},
         release=(status.distribution, status.suite),
     )
+
+
+def _say_what_gave_nothing(apt: Apt, step: PackagesStep, place: Place, answer: Resolution) -> None:
+    """Warn of a suite that wins and of a source of this step that no package came from: apt does it silently."""
+    if step.suite and not any(apt.has(step.suite, deb) for deb in answer.debs):
+        console.warn(f"{place.mark}: no package of this step, and none that it needs, is in {step.suite}")
+    for source in step.sources:
+        found = _source(source, place)
+        if not any(apt.has(suite, deb, source=found) for suite in source.suites for deb in answer.debs):
+            console.warn(
+                f"{place.mark}: source '{source.name}' gave no package of this step: others have them with a higher "
+                f"priority, or it has none of them (suite: {source.suites[0]} in the step lets it win)"
+            )
 
 
 def release_epoch(apt: Apt) -> int:

@@ -20,6 +20,10 @@ _KEYRINGS = {
     "debian": (Path("/usr/share/keyrings/debian-archive-keyring.gpg"), "debian-archive-keyring"),
     "ubuntu": (Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"), "ubuntu-keyring"),
 }
+_OWN = {  # components
+    "debian": ("main", "contrib", "non-free", "non-free-firmware"),
+    "ubuntu": ("main", "restricted", "universe", "multiverse"),
+}
 _ONE_LINE = re.compile(r"^deb (?:\[[^]]*\] )?(?P<uri>\S+) (?P<suite>\S+) ", re.MULTILINE)
 _SHOW_SOURCES = 'cat "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*.list 2>/dev/null; exit 1'
 
@@ -69,21 +73,25 @@ def _machine_pairs(distribution: str, suite: str) -> list[tuple[str, str]]:
     own = release.get("VERSION_CODENAME", "")
     if release.get("ID") != distribution or not own or (distribution == "ubuntu" and platform.machine() != "aarch64"):
         return []
-    listed = run(
-        [
-            find_tool("apt-get", package="apt"),
-            "indextargets",
-            "--format",
-            "$(REPO_URI) $(RELEASE)",
-            "Identifier: Packages",
-        ]
-    )
-    pairs = (line.split() for line in dict.fromkeys(listed.stdout.splitlines()))
-    return [
-        (uri.rstrip("/"), name.replace(own, suite, 1))
-        for uri, name in pairs
-        if re.fullmatch(rf"{own}(-updates|-security)?", name)
-    ]
+    fields = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)"
+    listed = run([find_tool("apt-get", package="apt"), "indextargets", "--format", fields, "Identifier: Packages"])
+    mirrors = own_mirrors(listed.stdout, distribution, own)
+    return [(uri, name.replace(own, suite, 1)) for uri, name in mirrors]
+
+
+def own_mirrors(listed: str, distribution: str, release: str) -> list[tuple[str, str]]:
+    """Return (URI, suite) of the sources that are mirrors of the distribution itself, of those that apt lists.
+
+    A line has URI, suite, component and origin, parted by tabs. Anybody may call a suite as the release is called
+    (Docker does): a mirror has the distribution's components, and its origin where the release file is here to say.
+    """
+    found = []
+    for line in listed.splitlines():
+        uri, suite, component, origin = line.split("\t")
+        known = origin.lower() == distribution or origin in ("", "$(ORIGIN)")
+        if known and component in _OWN[distribution] and re.fullmatch(rf"{release}(-updates|-security)?", suite):
+            found.append((uri.rstrip("/"), suite))
+    return list(dict.fromkeys(found))
 
 
 def default_pairs(suite: str) -> list[tuple[str, str]]:
@@ -101,14 +109,20 @@ def default_pairs(suite: str) -> list[tuple[str, str]]:
                 f"{directory}/root",
             ],
             check=False,
+            merge=True,  # a hook's standard output is where the tool's own messages go
         ).stdout
     return [(match["uri"], match["suite"]) for match in _ONE_LINE.finditer(said)]
 
 
-def image_sources(distribution: str, suite: str, components: Sequence[str]) -> str:
-    """Return the deb822 text for an image's own /etc/apt/sources.list.d: the defaults, whatever mirror built it."""
+def image_sources(distribution: str, suite: str, components: Sequence[str], *, more: Sequence[str] = ()) -> str:
+    """Return the deb822 text for an image's own /etc/apt/sources.list.d: the defaults, whatever mirror built it.
+
+    `more` are further suites of the archive that has the first.
+    """
     keyring = _KEYRINGS[distribution][0]
-    stanzas = _sources(default_pairs(suite), components, keyring)
+    pairs = default_pairs(suite)
+    archives = [uri for uri, name in pairs if name == suite]
+    stanzas = _sources([*pairs, *((uri, name) for uri in archives for name in more)], components, keyring)
     return "\n".join(
         f"Types: deb\nURIs: {source.uris}\nSuites: {' '.join(source.suites)}\n"
         f"Components: {' '.join(source.components)}\nSigned-By: {source.keyring}\n"

@@ -193,7 +193,7 @@ def _with_paths(document: Document, found: _Findings) -> Document:
         if text is None or document.mark(path) in found.failed:
             continue
         mark = document.mark(path)
-        resolved = mark.file.parent / text
+        resolved = mark.file.parent.absolute() / text  # once and for all: whoever reads it counts from nowhere
         if not is_file(resolved):
             hint = f"paths start from the recipe's own directory; looked for {resolved}"
             found.problems.append(Problem(message=f"{'.'.join(path)}: no such file: {text}", mark=mark, hint=hint))

@@ -19,8 +19,8 @@ class Signer:
     keyring: Path  # binary
     armored: Path
 
-    def sign(self, file: Path, signature: Path) -> Path:
-        run(["gpg", *self._options(), "--yes", "--output", signature, "--detach-sign", file], env=self._env())
+    def sign(self, file: Path, signature: Path, *options: str) -> Path:
+        run(["gpg", *self._options(), *options, "--yes", "--output", signature, "--detach-sign", file], env=self._env())
         return signature
 
     def _options(self) -> list[str]:
@@ -31,7 +31,7 @@ class Signer:
 
 
 @contextlib.contextmanager
-def signer(name: str, *, expires: str = "never") -> Iterator[Signer]:
+def signer(name: str, *, expires: str = "never", kind: str = "ed25519") -> Iterator[Signer]:
     """Make a key for the time of the block; its agent ends with it. The home's path is short: sockets live in it."""
     with tempfile.TemporaryDirectory(prefix="pgp-") as directory:
         home = Path(directory)
@@ -39,7 +39,7 @@ def signer(name: str, *, expires: str = "never") -> Iterator[Signer]:
         env = {"GNUPGHOME": directory}
         try:
             address = f"{name} <{name}@example.invalid>"
-            run(["gpg", *made._options(), "--quick-gen-key", address, "ed25519", "sign", expires], env=env)
+            run(["gpg", *made._options(), "--quick-gen-key", address, kind, "sign", expires], env=env)
             run(["gpg", *made._options(), "--output", made.keyring, "--export"], env=env)
             run(["gpg", *made._options(), "--armor", "--output", made.armored, "--export"], env=env)
             yield made

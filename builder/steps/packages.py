@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from builder.errors import Problem
 from builder.hashing import file_digest
@@ -25,7 +33,8 @@ def _package(value: str) -> str:
         raise ValueError(f"'{value}': a recipe does not name the version ({wanted})\nhint: {hint}")
     if "/" in value:
         raise ValueError(
-            f"'{value}': a recipe does not choose a suite for a package\nhint: add the suite under sources"
+            f"'{value}': a recipe does not choose a suite for a package\n"
+            f"hint: suite: {value.partition('/')[2]} in a step of its own, for its packages and all that they need"
         )
     if ":" in value:
         raise ValueError(f"'{value}': a recipe does not name an architecture\nhint: write {value.partition(':')[0]}")
@@ -44,6 +53,12 @@ def _source_name(value: str) -> str:
 def _word(value: str) -> str:
     if not re.fullmatch(r"[^\s\[\]]+", value):
         raise ValueError(f"'{value}' is not one word")
+    return value
+
+
+def _suite(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_/-]*", value):
+        raise ValueError(f"'{value}' is not the name of a suite\nhint: such as trixie-backports")
     return value
 
 
@@ -105,6 +120,10 @@ class PackagesStep(Step):
     source's archive is trusted for what its key signs, and stays configured in the image. `debconf` answers are set
     before the packages are installed.
 
+    Of a package that several archives have, apt takes the newest, and one of a backports suite only if nobody else has
+    it. `suite` lets a suite win, for this step's packages and for all that they need: one of a source, or of the base's
+    own archive, which needs no source.
+
     ```yaml
     - packages: [openssh-server, restic]        # the same as {install: […]}
     - packages:
@@ -127,8 +146,17 @@ class PackagesStep(Step):
     install: _Packages = Field(default=(), description="Packages to install.")
     remove: _Packages = Field(default=(), description="Packages to remove, with their configuration.")
     recommends: bool = Field(default=False, description="Install what they recommend as well.")
+    suite: Annotated[str, AfterValidator(_suite)] | None = Field(
+        default=None, description="The suite that wins, such as trixie-backports."
+    )
     sources: tuple[PackageSource, ...] = Field(default=(), description="Archives beside the base's own.")
     debconf: tuple[Selection, ...] = Field(default=(), description="Answers: package, question, type, value.")
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leave out a suite that is not given: layers and locks from before there was one stay valid."""
+        fields: dict[str, object] = dump(self)
+        return {key: value for key, value in fields.items() if key != "suite" or value is not None}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

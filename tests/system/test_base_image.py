@@ -15,7 +15,7 @@ import pytest
 
 from builder import attach
 from builder.attach import Method, attached
-from builder.base_image import BaseFacts, PartitionFacts, ingest, obtain_image, resolve_image, unpack
+from builder.base_image import BaseFacts, ImagePlaces, PartitionFacts, ingest, obtain_image, resolve_image, unpack
 from builder.errors import FetchError, HostError, InputError
 from builder.fetch import UnreachableError
 from builder.hashing import file_digest
@@ -123,6 +123,10 @@ def check(tree: Path, facts: BaseFacts, style: Style, made: Made) -> None:
     assert facts.root.uuid
 
 
+def in_cache(directory: Path) -> ImagePlaces:
+    return ImagePlaces(directory=directory, cache=directory / "cache")
+
+
 @pytest.mark.parametrize("suffix", ["", "xz", "zst", "gz"])
 @pytest.mark.parametrize("style", STYLES, ids=["ubuntu", "raspios"])
 def test_from_a_server_with_a_signed_list(
@@ -130,7 +134,7 @@ def test_from_a_server_with_a_signed_list(
 ) -> None:
     image = published(web, key, images.pack(made.images[style.name], suffix), tmp_path)
     sha256 = resolve_image(image, tmp_path)
-    file = obtain_image(image, sha256, directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
+    file = obtain_image(image, sha256, in_cache(tmp_path))
     tree, facts = bring(file, tmp_path)
     check(tree, facts, style, made)
     assert file_digest(file) == sha256
@@ -180,7 +184,7 @@ def test_a_tampered_image_is_refused(made: Made, key: Signer, web: Web, tmp_path
     content[len(content) // 2] ^= 1
     web.files[f"/{file.name}"] = bytes(content)
     with pytest.raises(FetchError, match="wrong checksum"):
-        obtain_image(image, resolve_image(image, tmp_path), directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
+        obtain_image(image, resolve_image(image, tmp_path), in_cache(tmp_path))
     assert list((tmp_path / "cache").glob("*[0-9a-f]")) == []
 
 
@@ -201,7 +205,7 @@ def test_a_download_that_breaks_off_is_completed(
     web.ranges = ranges
     web.requests.clear()
     web.break_after = [1_000_000]
-    got = obtain_image(image, sha256, directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
+    got = obtain_image(image, sha256, in_cache(tmp_path))
     assert file_digest(got) == sha256
     assert web.asked("Range") == ["", "bytes=1000000-"]
 
@@ -209,17 +213,16 @@ def test_a_download_that_breaks_off_is_completed(
 def test_an_image_that_is_not_there(web: Web, tmp_path: Path) -> None:
     image = BaseImage.model_validate({"url": web.url("/none.img.xz"), "sha256": "0" * 64})
     with pytest.raises(UnreachableError, match="404"):
-        obtain_image(image, "0" * 64, directory=tmp_path, cache_dir=tmp_path / "cache", search=[])
+        obtain_image(image, "0" * 64, in_cache(tmp_path))
 
 
 def test_an_image_by_path_is_verified(made: Made, tmp_path: Path) -> None:
     file = made.images[UBUNTU.name]
     right = BaseImage.model_validate({"path": str(file), "sha256": file_digest(file)})
-    places = {"directory": tmp_path, "cache_dir": tmp_path / "cache", "search": []}
-    assert obtain_image(right, resolve_image(right, tmp_path), **places) == file  # type: ignore[arg-type]
+    assert obtain_image(right, resolve_image(right, tmp_path), in_cache(tmp_path)) == file
     wrong = BaseImage.model_validate({"path": str(file), "sha256": "0" * 64})
     with pytest.raises(FetchError, match=file_digest(file)):
-        obtain_image(wrong, resolve_image(wrong, tmp_path), **places)  # type: ignore[arg-type]
+        obtain_image(wrong, resolve_image(wrong, tmp_path), in_cache(tmp_path))
 
 
 @pytest.mark.parametrize("suffix", ["xz", "zst", "gz"])

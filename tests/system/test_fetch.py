@@ -89,3 +89,23 @@ def test_no_signature_garbage_and_no_keyring(web: Web, key: Signer, tmp_path: Pa
     del web.files["/SHA256SUMS.gpg"]
     with pytest.raises(UnreachableError, match="404"):
         promised(web, key.keyring)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("rsa1024", ()), ("rsa3072", ("--digest-algo", "SHA1"))],
+    ids=["short key", "SHA-1"],
+)
+def test_a_weak_signature_is_refused(web: Web, tmp_path: Path, kind: str, options: tuple[str, ...]) -> None:
+    with signer("weak", kind=kind) as weak:
+        publish(web, weak, tmp_path)
+        weak.sign(tmp_path / "SHA256SUMS", tmp_path / "SHA256SUMS.gpg", *options)
+        for keyring in (weak.keyring, weak.armored):
+            with pytest.raises(FetchError, match="the signature is good but weak"):
+                promised(web, keyring)
+
+
+def test_a_long_rsa_key_is_good(web: Web, tmp_path: Path) -> None:
+    with signer("long", kind="rsa2048") as key:
+        publish(web, key, tmp_path)
+        assert promised(web, key.keyring) == DIGEST

@@ -134,3 +134,12 @@ def test_refuses_lists_that_do_not_say(listed: str, message: str) -> None:
     with pytest.raises(FetchError) as caught:
         find_checksum(listed, "image.img.xz", what="list")
     assert message in str(caught.value)
+
+
+def test_offline_nobody_is_asked(web: Web, tmp_path: Path) -> None:
+    wanted = Artifact(url=web.url("/image"), sha256=DIGEST)
+    with pytest.raises(UnreachableError, match="--offline fetches nothing"):
+        obtain(wanted, cache_dir=tmp_path, search=[], offline=True)
+    optional = Artifact(url=web.url("/image"), sha256=DIGEST, optional=True)
+    assert obtain(optional, cache_dir=tmp_path, search=[], offline=True) is None
+    assert web.requests == []

@@ -8,7 +8,7 @@ import pytest
 
 from builder import mirrors
 from builder.errors import HostError
-from builder.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring
+from builder.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring, own_mirrors
 
 KEYRING = Path("/usr/share/keyrings/x.gpg")
 
@@ -54,3 +54,19 @@ def test_a_keyring_that_is_missing_names_its_package(tmp_path: Path, monkeypatch
     assert "apt-get install debian-archive-keyring" in caught.value.hint
     keyring.touch()
     assert find_keyring("debian") == keyring
+
+
+def test_a_source_of_somebody_else_is_no_mirror() -> None:
+    """Docker calls its suites as Debian calls its releases."""
+    lists = (
+        "http://a.example.org/debian/\ttrixie\tmain\tDebian\n"
+        "http://a.example.org/debian/\ttrixie\tnon-free-firmware\tDebian\n"
+        "http://docker.example.org/linux/debian/\ttrixie\tstable\tDocker\n"
+        "http://other.example.org/\ttrixie\tmain\tOther\n"
+        "http://unread.example.org/\ttrixie-updates\tmain\t$(ORIGIN)\n"
+        "http://unread.example.org/\ttrixie\tstable\t$(ORIGIN)\n"
+        "http://a.example.org/debian/\ttrixie-backports\tmain\tDebian Backports\n"
+    )
+    mirrors = [("http://a.example.org/debian", "trixie"), ("http://unread.example.org", "trixie-updates")]
+    assert own_mirrors(lists, "debian", "trixie") == mirrors
+    assert own_mirrors(lists, "ubuntu", "trixie") == mirrors[1:], "where the release file is not here to say"

@@ -379,3 +379,22 @@ def test_layers_of_stacked_recipes(tmp_path: Path, parents: list[list[str]], dro
     assert list(texts) == [name for name in inherited if name not in drop]
     for name, (text,) in texts.items():
         assert text == max(by for by, names in zip(files, parents, strict=True) if name in names)
+
+
+def test_paths_count_from_the_recipe_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the recipe is named by a relative path: the base image's and the keyrings'."""
+    home = tmp_path / "recipes"
+    home.mkdir()
+    (home / "base.img").touch()
+    (home / "keys.gpg").touch()
+    image = f"image: {{path: base.img, sha256: {'0' * 64}}}"
+    (home / "image.yaml").write_text(f"name: image\nbase: {{{image}}}\n")
+    bootstrap = "bootstrap: {distribution: debian, suite: trixie, keyring: keys.gpg}"
+    (home / "bootstrap.yaml").write_text(f"name: bootstrap\nbase: {{{bootstrap}}}\n")
+    monkeypatch.chdir(tmp_path)
+    base = load_recipe(Path("recipes/image.yaml")).base
+    assert isinstance(base, BaseImage)
+    assert Path("recipes") / (base.path or "") == home / "base.img"
+    other = load_recipe(Path("recipes/bootstrap.yaml")).base
+    assert isinstance(other, Bootstrap)
+    assert other.keyring == home / "keys.gpg"

@@ -111,7 +111,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("packages", {}, "nothing is given"),
     ("packages", {"install": ["a=1"]}, "not the name of a package"),
     ("packages", {"install": ["restic=0.18-1"]}, "write restic; pibuild lock writes the version down"),
-    ("packages", {"install": ["restic/sid"]}, "add the suite under sources"),
+    ("packages", {"install": ["restic/sid"]}, "suite: sid in a step of its own"),
     ("packages", {"install": ["libc6:arm64"]}, "write libc6"),
     ("packages", {"install": ["nano-"]}, "not the name of a package"),
     ("packages", {"install": ["-o=x"]}, "not the name of a package"),

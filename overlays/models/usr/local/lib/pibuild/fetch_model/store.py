@@ -150,10 +150,10 @@ class Store:
         kept = self._connection if parts[:2] == self._place else None
         if kept is None:
             self.close()
-        connection = kept or _connect(parts, self._patience)
-        self._connection, self._place = connection, (parts.scheme, parts.netloc)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
+            connection = kept or _connect(parts, self._patience)
+            self._connection, self._place = connection, (parts.scheme, parts.netloc)
             with _within(2 * self._patience):
                 connection.request("GET", path, headers=dict(headers))
                 return connection.getresponse()
@@ -163,6 +163,9 @@ class Store:
         except InterruptedTransferError:
             self.close()
             raise
+        except http.client.InvalidURL as error:
+            self.close()
+            raise FailedError(f"{_shown(parts.geturl())}: not an address that can be fetched: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if kept is not None:  # the server ends idle connections

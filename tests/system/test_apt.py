@@ -1,0 +1,129 @@
+"""apt as pibuild asks it, with archives of the tests' own: which suite wins, and what counts as signed and current."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from builder import lock
+from builder.apt import Apt, Request
+from builder.cache import Cache
+from builder.errors import FetchError
+from builder.recipe import load_recipe
+from builder.run import run
+from tests.archive import Archive
+from tests.signing import signer
+
+PROJECT = Path(__file__).parents[2]
+STABLE = {"base": ("1", ""), "kernel": ("6.12", "tools"), "tools": ("6.12", ""), "extra": ("1", "")}
+BACKPORTS = {"kernel": ("6.18~bpo", "tools (>= 6.18~)"), "tools": ("6.18~bpo", ""), "extra": ("2~bpo", "")}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with signer("archive") as key:
+        yield Archive(root=tmp_path / "archive", key=key)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    made = Cache(tmp_path / "cache")
+    made.prepare()
+    return made
+
+
+def versions(apt: Apt, *names: str, suite: str = "") -> dict[str, str]:
+    return {deb.name: deb.version for deb in apt.resolve(Request(install=names, suite=suite)).debs}
+
+
+def test_a_suite_wins_with_all_that_a_package_needs(archive: Archive, cache: Cache) -> None:
+    archive.write("trixie", STABLE)
+    archive.write("trixie-backports", BACKPORTS, backports=True)
+    apt = Apt(cache, [archive.source("trixie", "trixie-backports")], "arm64")
+    apt.update()
+    assert versions(apt, "kernel", "base") == {"kernel": "6.12", "tools": "6.12", "base": "1"}
+    won = {"kernel": "6.18~bpo", "tools": "6.18~bpo", "base": "1"}
+    for _ in range(2):  # asked, and remembered
+        assert versions(apt, "kernel", "base", suite="trixie-backports") == won
+
+
+def test_a_step_names_the_suite_and_no_address(
+    archive: Archive, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base's own archive has it; the lock says it; a source that gave nothing is told of."""
+    archive.write("trixie", STABLE)
+    archive.write("trixie-backports", BACKPORTS, backports=True)
+    monkeypatch.setattr(lock, "_ESSENTIAL", ("base",))
+    monkeypatch.setattr(lock, "candidate_sources", lambda *_, **__: [(archive.source("trixie"),)])
+    recipe = tmp_path / "pi5.yaml"
+    source = f"{{name: more, uris: ['file:{archive.root}'], suites: [trixie-backports], components: [main], key: k}}"
+    (tmp_path / "k").write_bytes(archive.key.keyring.read_bytes())
+    step = "      - packages: {{install: [{}], {}}}\n"
+    head = "name: pi5\nbase: {bootstrap: {distribution: debian, suite: trixie}}\nlayers:\n  - name: a\n    steps:\n"
+    recipe.write_text(
+        head + step.format("kernel", "suite: trixie-backports") + step.format("extra", "recommends: false")
+    )
+    found = lock.resolve(load_recipe(recipe), cache)
+    said = {name: (answer.suite, [deb.version for deb in answer.debs]) for name, answer in found.steps.items()}
+    assert said == {"a/0": ("trixie-backports", ["6.18~bpo", "6.18~bpo"]), "a/1": ("", ["1"])}
+    assert lock.parse_lock(found.to_text(), recipe).to_text() == found.to_text()
+    assert "suite: trixie-backports" in found.to_text()
+    assert "gave no package" not in capsys.readouterr().err
+    recipe.write_text(head + step.format("extra", f"sources: [{source}]"))
+    lock.resolve(load_recipe(recipe), cache)
+    warned = " ".join(capsys.readouterr().err.split())
+    assert "source 'more' gave no package of this step" in warned
+    assert "suite: trixie-backports in the step lets it win" in warned
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"valid": timedelta(days=-1)}, "is expired"),
+        ({"made": timedelta(days=2), "valid": timedelta(days=9)}, "is not valid yet"),
+        ({"signed": False}, "is not signed"),
+    ],
+    ids=["expired", "future", "unsigned"],
+)
+def test_what_the_machine_accepts_is_not_accepted(
+    archive: Archive, cache: Cache, tmp_path: Path, said: dict[str, object], message: str
+) -> None:
+    """In a mount namespace whose apt.conf.d says that anything goes."""
+    archive.write("trixie", STABLE, **said)  # type: ignore[arg-type]
+    host = tmp_path / "apt.conf.d"
+    host.mkdir()
+    (host / "99host").write_text(
+        'Acquire::Check-Valid-Until "false";\nAcquire::Check-Date "false";\n'
+        'Acquire::AllowInsecureRepositories "true";\nAPT::Get::AllowUnauthenticated "true";\n'
+    )
+    script = f"""\
+from pathlib import Path
+from builder.apt import Apt, Source
+from builder.cache import Cache
+source = Source(uris="file:{archive.root}", suites=("trixie",), components=("main",),
+                keyring=Path({str(archive.key.keyring)!r}))
+Apt(Cache(Path({str(cache.root)!r})), [source], "arm64").update()
+"""
+    mounted = 'mount --bind "$1" /etc/apt/apt.conf.d && exec "$2" -c "$3"'
+    words: list[str | Path] = ["unshare", "--mount", "sh", "-c", mounted, "sh", host, sys.executable, script]
+    done = run(words, env={"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}, check=False)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_offline_nothing_is_fetched(archive: Archive, cache: Cache) -> None:
+    """Neither lists that are not there, nor a package file."""
+    archive.write("trixie", STABLE)
+    with pytest.raises(FetchError, match=r"no package lists of .* trixie, and --offline fetches nothing"):
+        Apt(cache, [archive.source("trixie")], "arm64", access="offline").update()
+    Apt(cache, [archive.source("trixie")], "arm64").update()
+    apt = Apt(cache, [archive.source("trixie")], "arm64", access="offline")
+    apt.update()
+    with pytest.raises(FetchError, match="2 package files are not in the cache, and --offline") as caught:
+        apt.download(apt.resolve(Request(install=("kernel",))).debs)
+    assert caught.value.exit_code == 5
