@@ -26,9 +26,18 @@ def unwind_on_signals() -> None:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+            return
+        signal.signal(number, signal.SIG_DFL)  # a child between fork and exec has nothing to tidy up
+        os.kill(os.getpid(), number)
+
     for number in SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup(1) means it
-            signal.signal(number, handler)
+            signal.signal(number, handle)
 
 
 def received() -> int:
