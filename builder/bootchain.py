@@ -98,13 +98,15 @@ def boards_of(image: Image) -> tuple[str, ...]:
 
 
 def _named_boards(given: Path) -> tuple[str, ...]:
-    """Return the boards that the manifest of a published directory names."""
+    """Return the boards that the manifest of a published image names: of its directory, or of the image file in it."""
     try:
-        with (given / "manifest.json").open("rb") as file:
+        with ((given if given.is_dir() else given.parent) / "manifest.json").open("rb") as file:
             facts = json.loads(file.read(_FACTS))
     except (OSError, ValueError, RecursionError):  # a file, or a directory that no build published
         return ()
-    build = facts.get("build") if isinstance(facts, dict) else None
+    if not isinstance(facts, dict) or not (given.is_dir() or facts.get("image") == given.name):
+        return ()
+    build = facts.get("build")
     named = build.get("boards") if isinstance(build, dict) else None
     return tuple(board for board in BOARDS if isinstance(named, list) and board in named)
 

@@ -119,7 +119,7 @@ def held(path: Path) -> Iterator[None]:
 
 def test_who_waits_for_the_lock_says_for_whom_and_ends_at_a_signal_or_at_the_limit(tmp_path: Path) -> None:
     cluster, netboot = variant(tmp_path), Netboot(tmp_path / "netboot")
-    with netboot.locked():
+    with netboot.locked(begin=True):
         pass
     options: list[str | Path] = ["--dest", netboot.dest, "--cluster", cluster]
     (tmp_path / "image").write_bytes(b"no image")
@@ -164,7 +164,7 @@ def test_servers_in_the_foreground_end_at_a_signal(tmp_path: Path) -> None:
     cluster = variant(tmp_path)
     words: list[str | Path] = ["fleet", "serve", "--listen", "127.0.0.1:0", "--database", tmp_path / "fleet.db"]
     dest = tmp_path / "netboot"
-    with Netboot(dest).locked():
+    with Netboot(dest).locked(begin=True):
         pass
     log = tmp_path / "log"
     argv = [sys.executable, "-m", "builder", *words, "--cluster", cluster, "--dest", dest]
