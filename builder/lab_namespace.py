@@ -31,7 +31,8 @@ shift 3
 mount -t proc -o nosuid,nodev,noexec proc /proc
 mount -t sysfs -o nosuid,nodev,noexec,ro sysfs /sys
 for place; do
-    [ ! -d "$place" ] || mount -t tmpfs -o mode=0755,nosuid,nodev lab "$place"
+    mkdir -p "$place" # of Kea's package its unit makes it, at its first start
+    mount -t tmpfs -o mode=0755,nosuid,nodev lab "$place"
 done
 mount -t overlay -o "lowerdir=$etc:/etc" overlay /etc
 ip link set lo up
