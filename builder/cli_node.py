@@ -33,13 +33,12 @@ def netboot_of(dest: Path | None, configured: str) -> Netboot:
 
     What is made there, a token for one, would open nothing anywhere else.
     """
-    from builder.errors import InputError, Problem
     from builder.netboot import Netboot
 
-    if dest is not None and not (dest / "state").is_dir():
-        hint = f"without --dest it is {configured}, as the inventory has it; pibuild explode makes another"
-        raise InputError(Problem(message=f"{dest} is no directory that nodes boot from: it has no state/", hint=hint))
-    return Netboot((dest or Path(configured)).absolute())
+    netboot = Netboot((dest or Path(configured)).absolute())
+    if dest is not None:
+        netboot.require()
+    return netboot
 
 
 dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")

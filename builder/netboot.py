@@ -197,7 +197,7 @@ class Netboot:
 
     def require(self) -> None:
         """Raise InputError unless nodes boot from here: for what changes a directory and must not begin one."""
-        if not (self.state.is_dir() and self.tftp.is_dir()):
+        if not self.state.is_dir():
             message = f"nothing was exploded into {self.dest}"
             hint = "--dest DIR: where it was (cluster.netboot in the inventory); or sudo pibuild explode first"
             raise InputError(Problem(message=message, hint=hint))

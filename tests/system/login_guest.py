@@ -38,6 +38,7 @@ _CLUSTER = f"""\
 cluster:
   name: guest
   subnet: 192.168.2.0/24
+  timezone: Europe/Athens
   gateway: 192.168.2.1
   servers:
     login: {{node: pi_login, interface: eth0, uplink: eth1}}
