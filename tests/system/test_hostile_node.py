@@ -1,7 +1,7 @@
 """A node that has been broken into: its root user writes where its roots lie, and the login node goes on.
 
 A node has `roots/NODE` and `tftp/boot/NODE` mounted read-write, as root. What its root user would do there by NFS is
-done here in place, which is the same to pibuild; tests/system/test_netboot.py does some of it from a running node.
+done here in place, which is the same to pibuild.
 """
 
 from __future__ import annotations
