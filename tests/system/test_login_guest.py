@@ -1,7 +1,6 @@
-"""The main job on a real login node: serve, explode by kpartx, boot a worker, and go on after a power cut.
+"""Exploding on a real login node: every way of reading an image ends, and so does an explode that gets a signal.
 
 A machine with systemd, udev, device-mapper and the kernel's NFS server, which the machine of the tests may not have.
-The tests are steps of one story, in order.
 """
 
 from __future__ import annotations
@@ -9,13 +8,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import pytest
 
-from builder.lab import LabNode
 from tests import images
-from tests.system.login_guest import KEPT, LoginGuest, build_images, login_guest
+from tests.system.login_guest import LoginGuest, build_images, login_guest
 
 pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.boot]
 
@@ -39,14 +36,6 @@ print(json.dumps(found))
 NOTHING_ATTACHED = "sudo losetup --list --noheadings; sudo dmsetup ls | grep -v 'No devices'; ls /run/pibuild/loops"
 
 
-@dataclass(slots=True, kw_only=True)
-class Story:
-    """The login node, and a worker that boots from it."""
-
-    login: LoginGuest
-    worker: LabNode
-
-
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginGuest]:
     """A login node that is up, and on which nothing has been done yet."""
@@ -57,16 +46,6 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginGuest]:
         made.power_on()
         made.run("sudo mount -o ro /dev/vdb /mnt && sudo cp -r /mnt/pibuild /opt/")
         yield made
-
-
-@pytest.fixture(scope="module")
-def story(guest: LoginGuest) -> Story:
-    """The servers run, and a worker has been exploded as its operators do it: what is at hand is chosen (`auto`)."""
-    guest.timed("apply", "cd /opt/pibuild && sudo timeout 400 pibuild services apply", timeout=420)
-    done = guest.timed("explode", f"{EXPLODE} --json", timeout=420)
-    assert "does not work here" not in done.stderr  # auto begins with kpartx
-    assert [row["node"] for row in json.loads(done.stdout)] == [NODE]
-    return Story(login=guest, worker=guest.connect(NODE))
 
 
 def until(condition: Callable[[], bool], seconds: float) -> float:
@@ -99,26 +78,3 @@ def test_a_signal_ends_an_explode_that_has_attached_and_frees_its_lock(guest: Lo
     )
     assert guest.run(script).stdout.split() == ["143", "free"], guest.run("cat /tmp/ended").stdout
     until(lambda: guest.run(NOTHING_ATTACHED, check=False).stdout == "", 10)
-
-
-def test_a_worker_boots_from_it_and_goes_on_after_a_power_cut(story: Story) -> None:
-    login, worker = story.login, story.worker
-    worker.power_on()
-    check = login.run("cd /opt/pibuild && sudo pibuild services check --json", check=False, timeout=200)
-    told = {row["check"]: row["result"] for row in json.loads(check.stdout)}
-    assert "broken" not in told.values(), check.stdout
-    assert {told[name] for name in ("dhcp", "tftp", "nfs")} == {"ok"}, check.stdout
-    login.took("worker", worker.wait_until_up(600))
-    before = worker.ssh(f"cat /proc/sys/kernel/random/boot_id; findmnt -no FSTYPE {KEPT}").stdout.split()
-    assert before[1:] == ["nfs4"]
-    assert worker.ssh("ping -c 1 -W 20 10.0.2.2").returncode == 0  # the login node's own uplink translates
-
-    login.cut_power()
-    writing = f"echo again | sudo tee {KEPT}/written && sync {KEPT}/written"
-    login.power_on(400)
-    begun = time.monotonic()
-    until(lambda: worker.ssh(writing, timeout=60).returncode == 0, 300)
-    login.took("writes again", time.monotonic() - begun)
-    assert worker.ssh("cat /proc/sys/kernel/random/boot_id").stdout.split() == before[:1]
-    assert login.run("sudo find /srv/netboot -name written -exec cat {} +").stdout == "again\n"
-    assert login.run(FAILED).stdout == ""
