@@ -189,7 +189,10 @@ class Ext4Reader(FileSystem):
     @property
     def top(self) -> Entry:
         """The root directory."""
-        return self._entry("/", self._inode(_ROOT_INODE))
+        entry = self._entry("/", self._inode(_ROOT_INODE))
+        if not entry.directory:
+            raise self._broken("its root is no directory")
+        return entry
 
     def children(self, directory: Entry) -> Mapping[str, Entry]:
         """Return the entries of a directory by name, in the order of the names; kept for the next time."""

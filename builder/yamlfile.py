@@ -141,7 +141,7 @@ def _read_text(path: Path) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        before = data[: error.start].decode()
+        before = data[: error.start].decode(errors="replace")
         mark = mark_at(path, before, len(before))
         raise InputError(Problem(message="not UTF-8 text", mark=mark, hint="save the file as UTF-8")) from error
     if not text.strip():
