@@ -18,7 +18,7 @@ from bench.builds import Bench
 from bench.results import COLUMNS, Result
 from builder import __version__, console
 from builder.errors import PibuildError
-from builder.mounts import enter_namespaces
+from builder.host.mounts import enter_namespaces
 
 Benchmark = Callable[[Bench], Iterable[Result]]
 # in the order they run: cold first, as the others take what it leaves in the cache

@@ -13,8 +13,8 @@ from pathlib import Path
 from bench.builds import Bench
 from bench.results import Result
 from builder import console
-from builder.inventory import load_inventory
-from builder.lab import LabNode, lab
+from builder.inventory.load import load_inventory
+from builder.lab.lab import LabNode, lab
 
 _NODE = "yellow3"
 _PATIENCE = 900  # seconds

@@ -20,7 +20,7 @@ from typing import Any
 from bench.measure import Measured, measure, occupied
 from bench.results import Result, row
 from builder import console
-from builder.scratch import remove_tree
+from builder.host.scratch import remove_tree
 
 _ON_TOP = """\
 name: bench

@@ -14,8 +14,8 @@ from bench.builds import Bench, Report
 from bench.measure import Measured, measure
 from bench.results import Result, ratio, row
 from builder import console
+from builder.host.scratch import remove_tree
 from builder.run import find_tool
-from builder.scratch import remove_tree
 
 SUITE = "trixie"
 # Pieces of work on top of the recipe: 80 packages with python, and the making of an initramfs. The recipe's own layer

@@ -18,9 +18,9 @@ from bench.builds import Bench
 from bench.measure import Measured, measure, occupied
 from bench.results import Result, ratio, row
 from builder import console
-from builder.inventory import load_inventory
-from builder.mounts import unmount
-from builder.netboot import remove
+from builder.host.mounts import unmount
+from builder.inventory.load import load_inventory
+from builder.netboot.layout import remove
 from builder.run import find_tool, run
 
 _ROOM = 12 << 30  # bytes of a file system in a file, which is sparse

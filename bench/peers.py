@@ -12,10 +12,11 @@ from bench.builds import Bench
 from bench.emulation import SUITE, lock_of, make_root, packages_of
 from bench.measure import measure
 from bench.results import Result, ratio, row
-from builder import console, mounts
-from builder.emulation import full_emulation
+from builder import console
+from builder.emulation.mode import full_emulation
 from builder.errors import HostError
-from builder.mirrors import candidate_sources, find_keyring
+from builder.host import mounts
+from builder.packages.mirrors import candidate_sources, find_keyring
 from builder.run import find_tool, run
 
 _MAJOR = 14  # Debian 12's: later ones take other options

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.hashing import file_digest
+from builder.host.hashing import file_digest
 from builder.run import Completed, run
 
 PROGRAM = Path(__file__).resolve().parents[1] / "overlays/models/usr/local/lib/pibuild/fetch_model"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.boards import BOARDS
+from builder.firmware.boards import BOARDS
 from builder.run import run
 
 MIB = 1 << 20

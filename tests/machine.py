@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.emulation import can_use_native_tools
+from builder.emulation.mode import can_use_native_tools
 from builder.run import run
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h

@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from builder.inventory import load_inventory
-from builder.node_metrics import forwarder_files
+from builder.inventory.load import load_inventory
+from builder.monitoring.forwarder import forwarder_files
 from builder.run import run, spawn
 from tests.trixie import program
 from tests.unit_files import OVERLAYS, UNITS, environment, exec_start

@@ -10,10 +10,10 @@ import functools
 import os
 from pathlib import Path
 
-from builder.apt import Request
-from builder.cache import Cache, commit
-from builder.lock import open_archive
-from builder.recipe import load_recipe
+from builder.build.lock import open_archive
+from builder.host.cache import Cache, commit
+from builder.packages.apt import Request
+from builder.recipe.load import load_recipe
 from builder.run import find_tool, run
 
 RECIPE = Path(__file__).resolve().parents[1] / "recipes/debian.yaml"

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from builder.fetch import Patience, fetch
-from builder.fleet import Database, Tokens
-from builder.fleet_server import FleetServer
+from builder.fleet.reports import Database, Tokens
+from builder.fleet.server import FleetServer
+from builder.host.fetch import Patience, fetch
 from tests.fetcher import PROGRAM
 
 _SECONDS = 2.0

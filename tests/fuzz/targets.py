@@ -24,39 +24,42 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from builder import cmdline_txt, config_txt, dpkg_status, tftp, verdict
-from builder.apt import parse_deb
-from builder.artifacts import find_checksum
-from builder.base_image import PartitionFacts, find_boot_mount, find_identify
-from builder.boards import BOARDS
-from builder.bootloader import simulate
-from builder.bootloader_config import Identity, evaluate
-from builder.bootloader_tree import DirectoryTree
-from builder.dhcp_discover import read_offer
-from builder.emulation_log import read_log
+from builder.build.lock import parse_lock
+from builder.emulation.log import read_log
 from builder.errors import PibuildError
-from builder.fleet import Report
-from builder.generation import Generation
-from builder.identify import edit_fstab, set_root
-from builder.image import open_image
-from builder.initramfs_reader import read_initramfs
-from builder.inspect_image import inspect
-from builder.inventory import load_inventory
-from builder.inventory_edit import add_nodes, remove_node, rename_node
-from builder.inventory_import import NewNode, import_pi_info
-from builder.inventory_names import AddressRange, mac_of, range_of, serial_of
-from builder.kernel_image import read_kernel
-from builder.lock import parse_lock
-from builder.model_chunks import cut
-from builder.model_manifest import read_manifest
-from builder.personalise import lint_cmdline
-from builder.personalise_diskless import cmdline_for_nfs, fstab_without_disks
-from builder.recipe import load_recipe
-from builder.recipe_models import parse_size
-from builder.services_leases import Wanted, dnsmasq_kept, kea_kept
-from builder.services_place import with_block
-from builder.steps.archives import ArchiveError, members
-from builder.steps.sshkeys import key_problem
+from builder.firmware import cmdline_txt, config_txt
+from builder.firmware.boards import BOARDS
+from builder.firmware.boot_files import DirectoryTree
+from builder.firmware.config_eval import Identity, evaluate
+from builder.firmware.simulate import simulate
+from builder.fleet.reports import Report
+from builder.host import tftp_client as tftp
+from builder.host.artifacts import find_checksum
+from builder.host.dhcp_client import read_offer
+from builder.host.ssh_keys import key_problem
+from builder.image.identify import edit_fstab, set_root
+from builder.image.ingest import PartitionFacts, find_boot_mount, find_identify
+from builder.image.initramfs import read_initramfs
+from builder.image.kernel import read_kernel
+from builder.image.open import open_image
+from builder.inventory.edit import add_nodes, remove_node, rename_node
+from builder.inventory.load import load_inventory
+from builder.inventory.names import AddressRange, mac_of, range_of, serial_of
+from builder.inventory.pi_info import NewNode, import_pi_info
+from builder.modelstore.chunks import cut
+from builder.modelstore.manifest import read_manifest
+from builder.netboot.diskless import cmdline_for_nfs, fstab_without_disks
+from builder.netboot.generation import Generation
+from builder.netboot.personalise import lint_cmdline
+from builder.packages import dpkg_status
+from builder.packages.apt import parse_deb
+from builder.recipe.load import load_recipe
+from builder.recipe.schema import parse_size
+from builder.recipe.steps.archives import ArchiveError, members
+from builder.services.leases import Wanted, dnsmasq_kept, kea_kept
+from builder.services.place import with_block
+from builder.verify import verdict
+from builder.verify.inspect import inspect
 from tests import gguf
 from tests.fuzz import peers
 from tests.fuzz.engine import Target

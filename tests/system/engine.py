@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.cache import Cache
+from builder.host.cache import Cache
 from builder.run import Completed, run
 
 PROJECT = Path(__file__).parents[2]

@@ -20,13 +20,13 @@ from pathlib import Path
 import requests
 import yaml
 
-from builder.backup_gateway import Gateway, let_in
-from builder.boards import BOARDS
-from builder.chroot import Bind, Chroot
-from builder.explode import ExplodeOptions, explode
-from builder.hashing import file_digest
-from builder.inventory import Inventory, load_inventory
-from builder.netboot import Netboot
+from builder.backup.gateway import Gateway, let_in
+from builder.emulation.chroot import Bind, Chroot
+from builder.firmware.boards import BOARDS
+from builder.host.hashing import file_digest
+from builder.inventory.load import Inventory, load_inventory
+from builder.netboot.explode import ExplodeOptions, explode
+from builder.netboot.layout import Netboot
 from builder.run import PATH, Completed, run, spawn
 from tests.trixie import program
 from tests.unit_files import lines

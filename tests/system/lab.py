@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode, LabOptions, lab
+from builder.inventory.load import load_inventory
+from builder.lab.lab import Lab, LabNode, LabOptions, lab
 from builder.run import Completed, run
 from tests import machine
 from tests.clusters import variant

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
 from pathlib import Path
 
-from builder.boot import PATIENCE, BootFiles, authorize, generic_machine, kernel_cmdline, take_boot_files
 from builder.console import note
-from builder.image import open_image
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode, LabOptions
-from builder.lab_namespace import Process, namespace
-from builder.netboot import Netboot
+from builder.image.open import open_image
+from builder.inventory.load import load_inventory
+from builder.lab.lab import Lab, LabNode, LabOptions
+from builder.lab.namespace import Process, namespace
+from builder.netboot.layout import Netboot
 from builder.run import Completed, run
-from builder.verdict import Shell
+from builder.verify.qemu import PATIENCE, BootFiles, authorize, generic_machine, kernel_cmdline, take_boot_files
+from builder.verify.verdict import Shell
 from tests import machine
 from tests.system.lab import PROJECT, pibuild
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder import mounts
+from builder.host import mounts
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import lock
-from builder.apt import Apt, Request
-from builder.cache import Cache
+from builder.build import lock
 from builder.errors import FetchError
-from builder.recipe import load_recipe
+from builder.host.cache import Cache
+from builder.packages.apt import Apt, Request
+from builder.recipe.load import load_recipe
 from builder.run import run
 from tests.archive import Archive
 from tests.signing import signer
@@ -103,8 +103,8 @@ def test_what_the_machine_accepts_is_not_accepted(
     )
     script = f"""\
 from pathlib import Path
-from builder.apt import Apt, Source
-from builder.cache import Cache
+from builder.packages.apt import Apt, Source
+from builder.host.cache import Cache
 source = Source(uris="file:{archive.root}", suites=("trixie",), components=("main",),
                 keyring=Path({str(archive.key.keyring)!r}))
 Apt(Cache(Path({str(cache.root)!r})), [source], "arm64").update()

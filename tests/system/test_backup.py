@@ -17,13 +17,13 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 
-from builder import backup_rotate
-from builder.backup import repository, restore, snapshots
-from builder.backup_gateway import Gateway, let_in
-from builder.backup_rotate import rotate
+from builder.backup import rotate as backup_rotate
+from builder.backup.gateway import Gateway, let_in
+from builder.backup.repository import repository, restore, snapshots
+from builder.backup.rotate import rotate
 from builder.console import note
 from builder.errors import HostError, InputError
-from builder.hashing import file_digest
+from builder.host.hashing import file_digest
 from builder.run import CommandError, run, spawn
 from tests.system.fleet_backup import NODES, PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
 from tests.trixie import program, unpacked

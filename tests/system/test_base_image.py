@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import attach
-from builder.attach import Method, attached
-from builder.base_image import BaseFacts, ImagePlaces, PartitionFacts, ingest, obtain_image, resolve_image, unpack
+from builder.build.base_image import obtain_image, resolve_image
 from builder.errors import FetchError, HostError, InputError
-from builder.fetch import UnreachableError
-from builder.hashing import file_digest
-from builder.recipe_models import BaseImage
+from builder.host.fetch import UnreachableError
+from builder.host.hashing import file_digest
+from builder.image import attach
+from builder.image.attach import Method, attached
+from builder.image.ingest import BaseFacts, ImagePlaces, PartitionFacts, ingest, unpack
+from builder.recipe.schema import BaseImage
 from builder.run import run, spawn
 from tests.signing import Signer, signer
 from tests.system import images
@@ -309,7 +310,7 @@ def loops(image: Path) -> list[str]:
 HOLD = """
 import sys, time
 from pathlib import Path
-from builder.attach import attached
+from builder.image.attach import attached
 with attached(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])):
     Path(sys.argv[4]).touch()
     time.sleep(60)

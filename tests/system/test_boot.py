@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot import BootOptions, boot_image
-from builder.image import open_image
+from builder.image.open import open_image
 from builder.run import run
+from builder.verify.qemu import BootOptions, boot_image
 
 REPOSITORY = Path(__file__).parents[2]
 FAILING_UNIT = """\

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from builder.console import note
-from builder.hashing import file_digest
-from builder.image import open_image
-from builder.readonly_fs import Entry, FileSystem
+from builder.host.hashing import file_digest
+from builder.image.filesystem import Entry, FileSystem
+from builder.image.open import open_image
 from builder.run import run
 from tests import web
 from tests.system.conftest import Small

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.hashing import file_digest
-from builder.image import open_image
+from builder.host.hashing import file_digest
+from builder.image.open import open_image
 from tests.signing import Signer, signer
 from tests.system.conftest import Small
 from tests.system.engine import made

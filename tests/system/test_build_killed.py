@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from builder.console import note
-from builder.hashing import file_digest
+from builder.host.hashing import file_digest
 from builder.run import spawn
 from tests import machine
 from tests.system.conftest import Small

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.chroot import Bind, Chroot
-from builder.emulation import NONE, full_emulation
+from builder.emulation.chroot import Bind, Chroot
+from builder.emulation.mode import NONE, full_emulation
 
 pytestmark = [pytest.mark.root]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.emulation_log import read_log, sum_up
+from builder.emulation.log import read_log, sum_up
 from builder.run import run
 from tests.system.conftest import Small
 from tests.system.engine import Engine
@@ -180,7 +180,7 @@ def test_nothing_of_the_mechanism_is_in_an_image(small: Small) -> None:
 
 
 def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
-    source = Path(__file__).parents[2] / "builder/launcher.c"
+    source = Path(__file__).parents[2] / "builder/emulation/launcher.c"
     words: list[str | Path] = [
         "gcc",
         "-O2",

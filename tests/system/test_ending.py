@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.netboot import Netboot
+from builder.netboot.layout import Netboot
 from builder.run import run, spawn
 from tests.clusters import variant
 from tests.system.engine import processes_of
@@ -26,8 +26,9 @@ ENV = {"PYTHONPATH": str(PROJECT), "PYTHONDONTWRITEBYTECODE": "1"}
 # A command that stands where no Python code runs, or that waits for what does not end.
 STUCK = """
 import os, signal, sys, threading, time
-from builder import cli, locks
-from builder.mounts import enter_namespaces
+from builder.cli import main as cli
+from builder.host import locks
+from builder.host.mounts import enter_namespaces
 from builder.run import run, spawn
 
 STUBBORN = ["sh", "-c", "trap '' TERM INT HUP; echo > ../standing; while :; do sleep 1; done"]

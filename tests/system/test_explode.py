@@ -18,17 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from builder import mounts
-from builder.boards import BOARDS
 from builder.errors import HostError, InputError, VerdictError
-from builder.explode import Exploded, ExplodeOptions, choose, explode, plan_explode
-from builder.hashing import file_digest
-from builder.inventory import Inventory, load_inventory
-from builder.inventory_edit import remove_node
-from builder.netboot import Netboot
-from builder.netboot_gc import collect, withdraw
-from builder.node_root import SHARED_SCRIPT_OWN
-from builder.rollback import rollback
+from builder.firmware.boards import BOARDS
+from builder.host import mounts
+from builder.host.hashing import file_digest
+from builder.inventory.edit import remove_node
+from builder.inventory.load import Inventory, load_inventory
+from builder.netboot.explode import Exploded, ExplodeOptions, choose, explode, plan_explode
+from builder.netboot.gc import collect, withdraw
+from builder.netboot.layout import Netboot
+from builder.netboot.rollback import rollback
+from builder.netboot.root import SHARED_SCRIPT_OWN
 from builder.run import CommandError, run, spawn
 from tests.images import DTB, VERSION, cpio, kernel
 
@@ -495,7 +495,7 @@ def test_half_a_root_is_never_taken_for_the_whole(lab: Lab, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("builder.netboot.remove", killed)
+        patched.setattr("builder.netboot.layout.remove", killed)
         with pytest.raises(KeyboardInterrupt):
             collect(lab.dest, keep_days=0, dry_run=False)
     done = lab.explode(lab.image("a"), "yellow3")

@@ -20,16 +20,16 @@ from typing import Protocol
 
 import pytest
 
-from builder import mounts
-from builder.bootloader import simulate
-from builder.bootloader_tree import ServerTree
 from builder.console import note
-from builder.inventory import Inventory, load_inventory
-from builder.netboot import Netboot
+from builder.firmware.boot_files import ServerTree
+from builder.firmware.simulate import simulate
+from builder.host import mounts
+from builder.inventory.load import Inventory, load_inventory
+from builder.netboot.layout import Netboot
 from builder.run import run, spawn
-from builder.services import render
-from builder.services_apply import compare
-from builder.services_record import is_interrupted
+from builder.services.apply import compare
+from builder.services.record import is_interrupted
+from builder.services.render import render
 from tests import machine
 from tests.clusters import variant
 from tests.images import DEBIAN, MIB, make_image

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import tree
-from builder.disk import MIB
 from builder.errors import HostError, InputError
-from builder.ext4 import Ext4, measure, select, size_for, write_ext4
-from builder.hashing import file_digest
+from builder.host import tree
+from builder.host.hashing import file_digest
+from builder.image.ext4_write import Ext4, measure, select, size_for, write_ext4
+from builder.image.partitions import MIB
 from builder.run import run
 from tests.system.trees import CAP_NET_RAW, EPOCH, copy_shuffled, in_memory, make_tree, mounted
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.artifacts import signed_checksum
 from builder.errors import FetchError
-from builder.fetch import Patience, UnreachableError
+from builder.host.artifacts import signed_checksum
+from builder.host.fetch import Patience, UnreachableError
 from tests.signing import Signer, signer
 from tests.web import Web, serve
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.attach import Method
-from builder.base_image import ingest
 from builder.errors import InputError
-from builder.hashing import file_digest
+from builder.host.hashing import file_digest
+from builder.image.attach import Method
+from builder.image.ingest import ingest
 from builder.run import Completed, run
 from tests.images import DEBIAN, MIB, Link, make_image
 from tests.system.images import described

@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from builder import cli
+from builder.cli import main as cli
 from builder.errors import InputError
-from builder.inventory import load_inventory
-from builder.netboot_gc import collect, withdraw
+from builder.inventory.load import load_inventory
+from builder.netboot.gc import collect, withdraw
 from builder.run import Completed, run
 from tests.system.test_explode import PROJECT, Lab
 
@@ -225,7 +225,7 @@ def test_what_a_node_left_is_removed_and_nothing_else(lab: Lab, outside: Path, m
     (home / os.fsdecode(b"\x1b[2J\xff\n")).mkdir()
     (lab.dest / "tftp/boot/yellow3/junk").symlink_to(outside)
     lab.explode(lab.image("c"), *NODES)
-    monkeypatch.setattr("builder.netboot.PATIENCE", 2.0)
+    monkeypatch.setattr("builder.netboot.layout.PATIENCE", 2.0)
     with writing(old):
         collect(lab.dest, keep_days=0, dry_run=False)
     assert sorted(path.name for path in home.iterdir()) == sorted([*lab.netboot.names("yellow3"), "persist"])

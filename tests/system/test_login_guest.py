@@ -22,8 +22,8 @@ EXPLODE = f"cd /opt/pibuild && sudo timeout 400 pibuild explode --node {NODE} --
 # what every way of reading an image finds in a tiny one; three runs of the command would be three starts of Python
 EVERY_WAY = """
 import json, pathlib, tempfile
-from builder.attach import attached
-from builder.mounts import enter_namespaces
+from builder.image.attach import attached
+from builder.host.mounts import enter_namespaces
 enter_namespaces()
 found = {}
 for method in ("kpartx", "loop", "files"):

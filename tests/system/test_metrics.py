@@ -17,8 +17,8 @@ import pytest
 import requests
 import yaml
 
-from builder.inventory import load_inventory
-from builder.node_metrics import gateway
+from builder.inventory.load import load_inventory
+from builder.monitoring.forwarder import gateway
 from builder.run import find_tool, run, spawn
 from tests.link import link
 from tests.metrics_path import COLLECTORS, Agent, Sink, Textfiles, VictoriaMetrics, free_port, get, prometheus, wait_for

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.hashing import file_digest
-from builder.model_manifest import Manifest
-from builder.model_store import DirectoryStore
-from builder.models import Publication, publish
+from builder.host.hashing import file_digest
+from builder.modelstore.manifest import Manifest
+from builder.modelstore.publish import Publication, publish
+from builder.modelstore.store import DirectoryStore
 from builder.run import run, spawn
 from tests import gguf
 from tests.fetcher import Fetcher

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.model_store import DirectoryStore
-from builder.models import Publication, publish
+from builder.modelstore.publish import Publication, publish
+from builder.modelstore.store import DirectoryStore
 from tests import gguf
 from tests.fetcher import Fetcher
 from tests.hostile_web import Answer, Hostile, moved, ok, raw, serve_hostile

@@ -11,8 +11,8 @@ import requests
 from moto.server import ThreadedMotoServer
 
 from builder.errors import FetchError, InputError
-from builder.model_store import Store
-from builder.models import Publication, collect, list_models, open_store, publish, verify
+from builder.modelstore.publish import Publication, collect, list_models, open_store, publish, verify
+from builder.modelstore.store import Store
 from tests import gguf
 from tests.fetcher import Fetcher
 

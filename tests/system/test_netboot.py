@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.lab import LabNode
+from builder.lab.lab import LabNode
 from builder.run import run, spawn
 from tests import machine
 from tests.clusters import variant

@@ -16,13 +16,13 @@ import requests
 import yaml
 
 from builder import console
-from builder.backup import node_files, repository, restore, snapshots
-from builder.backup_gateway import Gateway, let_in
-from builder.backup_rotate import rotate
+from builder.backup.gateway import Gateway, let_in
+from builder.backup.repository import node_files, repository, restore, snapshots
+from builder.backup.rotate import rotate
 from builder.errors import PibuildError
-from builder.inventory import Inventory, load_inventory
-from builder.lab import LabNode
-from builder.lab_namespace import Process
+from builder.inventory.load import Inventory, load_inventory
+from builder.lab.lab import LabNode
+from builder.lab.namespace import Process
 from builder.run import PATH
 from tests.system.fleet_backup import gateway_options
 from tests.system.lab import PROJECT, NetLab

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.generation import can_mend, capable_files
+from builder.image.capabilities import can_mend, capable_files
 from builder.run import Completed, find_tool, run
 
 pytestmark = pytest.mark.root

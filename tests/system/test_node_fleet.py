@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.lab import Lab, LabNode
+from builder.lab.lab import Lab, LabNode
 from builder.run import run
 from tests.metrics_path import wait_for
 from tests.system.lab import PROJECT, NetLab, pibuild

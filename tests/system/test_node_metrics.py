@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from builder import console
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode
-from builder.node_metrics import TOKEN, forwarder_files
+from builder.inventory.load import load_inventory
+from builder.lab.lab import Lab, LabNode
+from builder.monitoring.forwarder import TOKEN, forwarder_files
 from tests.metrics_path import VictoriaMetrics, get, wait_for
 from tests.system.lab import PATIENCE, PROJECT, NetLab
 from tests.trixie import program

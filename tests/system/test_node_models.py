@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.hashing import file_digest
-from builder.lab import Lab, LabNode
-from builder.model_store import DirectoryStore
-from builder.model_window import node_models
-from builder.models import Publication, publish, show
+from builder.host.hashing import file_digest
+from builder.lab.lab import Lab, LabNode
+from builder.modelstore.publish import Publication, publish, show
+from builder.modelstore.store import DirectoryStore
+from builder.netboot.model_window import node_models
 from builder.run import run
 from tests import gguf
 from tests.fetcher import Fetcher

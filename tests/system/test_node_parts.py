@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.inventory import load_inventory
-from builder.lab import Lab, LabNode
+from builder.inventory.load import load_inventory
+from builder.lab.lab import Lab, LabNode
 from tests.system.lab import PATIENCE, PROJECT, explode, lab_of, pibuild
 from tests.unit.test_parts import PARTS
 

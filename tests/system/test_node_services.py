@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from builder.generation import Generation
-from builder.inventory import load_inventory
-from builder.netboot import Netboot
-from builder.node_state import NodeState
-from builder.personalise import Subject, rendered
+from builder.inventory.load import load_inventory
+from builder.netboot.generation import Generation
+from builder.netboot.layout import Netboot
+from builder.netboot.personalise import Subject, rendered
+from builder.netboot.state import NodeState
 from builder.run import Completed, run
-from builder.services import FLEET_UNIT, render
+from builder.services.render import FLEET_UNIT, render
 from tests.clusters import LAB
 
 pytestmark = pytest.mark.root

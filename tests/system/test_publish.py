@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from builder import compress, tree
-from builder.disk import MIB, DiskSpec, make_id32
 from builder.errors import HostError, InputError
-from builder.hashing import file_digest
-from builder.image import open_image
-from builder.publish import Published, PublishRequest, find_published, publish
+from builder.host import tree
+from builder.host.hashing import file_digest
+from builder.image import compress
+from builder.image.open import open_image
+from builder.image.partitions import MIB, DiskSpec, make_id32
+from builder.image.publish import Published, PublishRequest, find_published, publish
 from builder.run import run, spawn
 from tests.system.trees import EPOCH, copy_shuffled, in_memory, make_tree, mounted
 

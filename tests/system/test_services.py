@@ -16,14 +16,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from builder.errors import VerdictError
-from builder.inventory import Inventory, load_inventory
+from builder.inventory.load import Inventory, load_inventory
 from builder.run import run, spawn
-from builder.services import render
-from builder.services_apply import apply
-from builder.services_dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
-from builder.services_files import ServerRole
-from builder.services_leases import dnsmasq_kept, kea_kept, wanted
-from builder.services_tftp import BOOT_MOUNT, MOUNT, VIEW
+from builder.services.apply import apply
+from builder.services.dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
+from builder.services.files import ServerRole
+from builder.services.leases import dnsmasq_kept, kea_kept, wanted
+from builder.services.render import render
+from builder.services.tftp import BOOT_MOUNT, MOUNT, VIEW
 from tests.clusters import DYNAMIC, variant
 
 pytestmark = pytest.mark.root
@@ -222,7 +222,7 @@ def test_a_replaced_board_gets_the_address_once_the_old_lease_is_gone(server: st
                 else:
                     time.sleep(2)
                     script = (
-                        "import sys; from builder.dhcp_discover import *; "
+                        "import sys; from builder.host.dhcp_client import *; "
                         "print([o.address for o in discover('eth0', sys.argv[1], seconds=4)])"
                     )
                     asked = ["ip", "netns", "exec", made.client, sys.executable, "-c", script, mac]
@@ -282,7 +282,7 @@ def test_what_a_checker_refuses_changes_nothing(
 
 FETCH = """  # prints what each file has: block size and checksum, or the error
 import hashlib, sys, time
-from builder.tftp import *
+from builder.host.tftp_client import *
 for name in sys.argv[1:]:
     for _ in range(20):
         try:
@@ -378,7 +378,7 @@ def test_a_file_that_is_mounted_on_is_written_in_place(tmp_path: Path) -> None:
 def test_the_state_of_nodes_may_lie_on_another_file_system(tmp_path: Path) -> None:
     """As docs/security.md advises: nodes make up handles of any file on the one that they mount."""
     script = (
-        "import sys; from pathlib import Path; from builder.netboot import Netboot\n"
+        "import sys; from pathlib import Path; from builder.netboot.layout import Netboot\n"
         "served = Netboot(Path(sys.argv[1]))\n"
         "with served.locked():\n"
         "    served.write(served.state / 'key', b'one', 0o600); served.write(served.state / 'key', b'two', 0o600)\n"
@@ -416,8 +416,8 @@ def test_a_netboot_tree_from_which_nodes_reach_more_than_their_own_is_told_of(
     (tmp_path / "srv/state").mkdir()
     cluster = variant(tmp_path, changes=[("netboot: /srv/netboot", f"netboot: {tmp_path}/srv")])
     script = (
-        "import sys; from pathlib import Path; from builder.inventory import load_inventory\n"
-        "from builder.services_files import serving; from builder.services_live_disk import sharing\n"
+        "import sys; from pathlib import Path; from builder.inventory.load import load_inventory\n"
+        "from builder.services.files import serving; from builder.services.live_disk import sharing\n"
         "print(*sharing(serving(load_inventory(Path(sys.argv[1])), 'login')), sep='\\n')"
     )
     argv: list[str | Path] = ["unshare", "-m", "sh", "-ec", f'{mounts}; exec "$2" -c "$3" "$4"', "sh", tmp_path]

@@ -14,13 +14,13 @@ from typing import IO
 
 import pytest
 
-from builder.inventory import Inventory, load_inventory
+from builder.inventory.load import Inventory, load_inventory
 from builder.run import run, spawn
-from builder.services import NAT, render
-from builder.services_apply import apply
-from builder.services_dhcp import DHCPD
-from builder.services_nfs import GANESHA
-from builder.services_record import note_role
+from builder.services.apply import apply
+from builder.services.dhcp import DHCPD
+from builder.services.nfs import GANESHA
+from builder.services.record import note_role
+from builder.services.render import NAT, render
 from tests.clusters import variant
 from tests.system.test_services import Network, network, tftp_command, write
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from builder.chroot import Chroot
+from builder.emulation.chroot import Chroot
 from builder.errors import Mark, StepError
+from builder.recipe.steps.base import Place
+from builder.recipe.steps.registry import STEP_KINDS
 from builder.run import Argv, CommandError, Completed, run
-from builder.steps.base import Place
-from builder.steps.registry import STEP_KINDS
 
 pytestmark = pytest.mark.root
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import tftp
-from builder.bootloader import BootReport, Eeprom, simulate
-from builder.bootloader_tree import DirectoryTree, ServerTree
+from builder.firmware.boot_files import DirectoryTree, ServerTree
+from builder.firmware.simulate import BootReport, Eeprom, simulate
+from builder.host import tftp_client as tftp
 from builder.run import find_tool, spawn
 
 SERIAL = "c0a3cab4"

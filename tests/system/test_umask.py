@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.netboot import Netboot
+from builder.netboot.layout import Netboot
 from builder.run import run
 from tests.clusters import variant
 from tests.images import DEBIAN, make_image

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from builder import tree
+from builder.host import tree
 from builder.run import run
 
 EPOCH = 1_700_000_000

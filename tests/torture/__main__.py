@@ -14,8 +14,9 @@ from pathlib import Path
 
 import click
 
-from builder import console, mounts
+from builder import console
 from builder.errors import PibuildError
+from builder.host import mounts
 from builder.run import run
 from tests import machine
 from tests.torture import making, netboot, running

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builder import cli
+from builder.cli import main as cli
 from tests import machine
 
 WHOLE = 120.0  # seconds that a command may take to its end

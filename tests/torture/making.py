@@ -8,9 +8,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from builder.backup_rotate import rotate
-from builder.cache import Cache
-from builder.hashing import file_digest
+from builder.backup.rotate import rotate
+from builder.host.cache import Cache
+from builder.host.hashing import file_digest
 from builder.run import run
 from tests import gguf
 from tests.images import DEBIAN, make_image

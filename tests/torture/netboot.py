@@ -6,13 +6,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.bootloader import simulate
-from builder.bootloader_tree import DirectoryTree
-from builder.inventory import Inventory, load_inventory
-from builder.netboot import Netboot
-from builder.services import render
-from builder.services_apply import compare
-from builder.services_record import is_interrupted
+from builder.firmware.boot_files import DirectoryTree
+from builder.firmware.simulate import simulate
+from builder.inventory.load import Inventory, load_inventory
+from builder.netboot.layout import Netboot
+from builder.services.apply import compare
+from builder.services.record import is_interrupted
+from builder.services.render import render
 from tests.clusters import variant
 from tests.images import DEBIAN, MIB, make_image
 from tests.torture.harness import Command, Left, Loss, Room

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.apt import Apt, Deb, Resolution, Source, _installed_stanza, is_present, parse_deb
-from builder.cache import Cache
+from builder.host.cache import Cache
+from builder.packages.apt import Apt, Deb, Resolution, Source, _installed_stanza, is_present, parse_deb
 
 STANZA = """\
 Package: less

@@ -3,7 +3,7 @@
 import ast
 import graphlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,37 +14,32 @@ PROJECT = Path(__file__).parents[2]
 PACKAGE = PROJECT / "builder"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Modules from the bottom up, a name standing for its family too (recipe: recipe_files, recipe_models…); whatever no row
-# names is a host tool. A module imports from its own row and from the rows before it.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("run", "console", "steps.base"),
-    (),  # host tools
-    ("steps", "variables", "recipe", "inventory", "model_window"),
-    (
-        "base_image",
-        "bootstrap",
-        "finish",
-        "publish",
-        "bootchain",
-        "verdict",
-        "schema",
-        "generation",
-        "node_metrics",
-        "services",
-        "fleet",
-    ),
-    ("node_state", "personalise", "node_root", "netboot_gc", "backup"),
-    ("lock",),
-    ("plan",),
-    ("layers",),
-    ("build", "inspect_image", "diff_images", "boot", "gc", "explode", "rollback"),
-    ("lab", "boot_netboot"),
-    ("cli",),
-    ("__main__",),
+# Folders from the bottom up; "" is the ground, the modules beside them. A module imports from its own folder and from
+# those before it.
+FOLDERS = (
+    "",
+    "host",
+    "documents",
+    "modelstore",
+    "firmware",
+    "packages",
+    "kubernetes",
+    "emulation",
+    "image",
+    "inventory",
+    "recipe",
+    "monitoring",
+    "fleet",
+    "verify",
+    "build",
+    "netboot",
+    "backup",
+    "services",
+    "lab",
+    "cli",
 )
-HOST_TOOLS = 2
-OWN_PROGRAMS = {"chroot_stage"}  # run by another Python as scripts, so they can import nothing of pibuild's
+OWN_PROGRAMS = {"chroot_init"}  # run by another Python as scripts, so they can import nothing of pibuild's
+MODULE_LIST = ("<!-- modules: written by pytest --regenerate -->\n", "<!-- end of modules -->\n")
 
 FORBIDDEN_NAMES = {
     "utils",
@@ -69,21 +64,21 @@ ALLOWED_ADDRESSES = re.compile(
 ADDRESS = re.compile(r"https?://[A-Za-z0-9][^\s\"'`<>)]*.?")
 
 
+_PACKAGES = {"builder", *(f"builder.{folder}" for folder in FOLDERS if folder), "builder.recipe.steps"}
+
+
 def _name(path: Path) -> str:
-    """`builder/steps/files.py` → `steps.files`; a package is its own name."""
+    """`builder/recipe/steps/files.py` → `steps.files`; a package is its own name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 
 
 def _layer(module: str) -> int:
-    for number, names in enumerate(LAYERS):
-        if module in names:
-            return number
-    top = module.partition(".")[0]
-    for number, names in enumerate(LAYERS):
-        if any(top == name or top.startswith(f"{name}_") for name in names):
-            return number
-    return HOST_TOOLS
+    """Return the place of a module's folder; whatever is beside the folders is the ground, `__main__` the roof."""
+    folder, _, name = module.partition(".")
+    if module == "__main__":
+        return len(FOLDERS)
+    return FOLDERS.index(folder) if name or folder in FOLDERS else 0
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -91,8 +86,8 @@ def _imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "builder":
-            yield from ((f"builder.{alias.name}", node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module in _PACKAGES:
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module, node.lineno
 
@@ -110,6 +105,33 @@ def test_imports_point_one_way(path: Path) -> None:
         if package == "builder" and _layer(module) > _layer(importer) and module != "__version__":
             wrong.append(f"{path.name}:{line} imports {imported}, which stands above it")
     assert not wrong
+
+
+def test_every_folder_has_its_place() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(FOLDERS) - {""}
+
+
+def _module_list() -> str:
+    """Return what docs/architecture.md says of folders and modules: the first lines of their docstrings."""
+    lines = []
+    for folder in FOLDERS:
+        home = PACKAGE / folder
+        told = ast.get_docstring(_check(home / "__init__.py")) or ""
+        lines.append(f"\n### builder/{folder}\n\n{told.partition(chr(10))[0]}\n" if folder else "")
+        for path in sorted(home.rglob("*.py") if folder else home.glob("*.py")):
+            if path.name != "__init__.py":
+                first = (ast.get_docstring(_check(path)) or "").partition("\n")[0]
+                lines.append(f"- `{path.relative_to(home).with_suffix('')}`: {first}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def test_the_documentation_lists_the_modules_there_are(golden: Callable[[Path, str], None]) -> None:
+    path = PROJECT / "docs/architecture.md"
+    text = path.read_text()
+    begin, end = MODULE_LIST
+    before, after = text.partition(begin)[0], text.partition(end)[2]
+    golden(path, f"{before}{begin}\n{_module_list()}\n{end}{after}")
 
 
 def test_no_module_imports_itself_in_a_circle() -> None:
@@ -191,12 +213,13 @@ def _is_package_source(line: str) -> bool:
 
 
 def test_the_rules_catch_what_they_are_for(tmp_path: Path) -> None:
-    module = _check_text(tmp_path, "from builder import cli\nimport builder.build\nimport subprocess\n")
-    assert [name for name, _ in _imports(module)] == ["builder.cli", "builder.build", "subprocess"]
-    assert _layer("cli") > _layer("build") > _layer("steps.files") > _layer("mounts") > _layer("run") > _layer("errors")
-    assert _layer("build") > _layer("layers") > _layer("plan") > _layer("lock") > _layer("bootstrap") > _layer("recipe")
-    assert _layer("mirrors") == _layer("tools_tree") == _layer("cache") == HOST_TOOLS
-    assert _layer("recipe_files") == _layer("recipe") > _layer("bootloader_boot") == HOST_TOOLS
+    module = _check_text(tmp_path, "from builder.cli import main\nimport builder.build.plan\nimport subprocess\n")
+    names = [name for name, _ in _imports(module)]
+    assert names == ["builder.cli.main", "builder.build.plan", "subprocess"]
+    order = ("cli.main", "build.plan", "recipe.steps.files", "host.mounts", "run")
+    assert sorted(order, key=_layer, reverse=True) == list(order)
+    assert _layer("run") == _layer("errors") == 0
+    assert _layer("__main__") > _layer("cli.main")
     assert not ALLOWED_ADDRESSES.match("http://packages.invalid/debian ")
     assert not ALLOWED_ADDRESSES.match("https://example.community/ ")
     assert ALLOWED_ADDRESSES.match("https://example.com/a.deb ")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import artifacts, hashing
-from builder.artifacts import find_artifact, find_checksum, obtain
 from builder.errors import FetchError
-from builder.fetch import Patience, UnreachableError
-from builder.steps.base import Artifact
+from builder.host import artifacts, hashing
+from builder.host.artifacts import find_artifact, find_checksum, obtain
+from builder.host.fetch import Patience, UnreachableError
+from builder.host.hashing import Artifact
 from tests.web import Web, serve
 
 HASTY = Patience(connect=2, read=2, attempts=2, most=4, pause=0)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import attach
 from builder.errors import HostError
-from builder.image import Partition
+from builder.image import attach
+from builder.image.open import Partition
 
 pytestmark = pytest.mark.tools
 

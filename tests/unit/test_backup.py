@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.backup import Repository, node_files, url_of
+from builder.backup.repository import Repository, node_files, url_of
 from builder.errors import InputError
-from builder.inventory import Inventory, load_inventory
+from builder.inventory.load import Inventory, load_inventory
 
 PROJECT = Path(__file__).parents[2]
 

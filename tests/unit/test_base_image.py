@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.attach import read_layout
-from builder.base_image import PartitionFacts, find_boot_mount, find_identify
 from builder.errors import InputError
+from builder.image.attach import read_layout
+from builder.image.ingest import PartitionFacts, find_boot_mount, find_identify
 from tests.images import DEBIAN, MIB, make_image
 
 BOOT = PartitionFacts(label="bootfs", uuid="12C4-97FD", start=4 << 20, size=64 << 20)

@@ -14,9 +14,9 @@ from bench.builds import Bench, phases, shares
 from bench.measure import measure, occupied
 from bench.results import COLUMNS, Result, ratio
 from builder.errors import HostError, PibuildError
-from builder.inventory import load_inventory
+from builder.inventory.load import load_inventory
 from builder.run import spawn
-from builder.services import render
+from builder.services.render import render
 
 REPORT = """{"layers": [{"name": "base", "key": "k", "made": true, "seconds": 2.5, "full_seconds": 20.0}],
 "seconds": 5.0, "publish_seconds": 1.5, "differences": []}"""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot import (
+from builder.errors import HostError, VerdictError
+from builder.verify.qemu import (
     BOARD_MODELS,
     BootFiles,
     BootOptions,
@@ -22,7 +23,6 @@ from builder.boot import (
     require_machine,
     virt_argv,
 )
-from builder.errors import HostError, VerdictError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOP6ITZpyYJTVHCBzSUTP9DGlWr3rSAFBcQKKWqD4Kv1 test\n"
 OWN = "console=serial0,115200 console=tty1 root=PARTUUID=0a1b2c3d-02 rw rootwait quiet splash net.ifnames=0"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.bootchain import boards_of, check_boot_chain
 from builder.errors import InputError
-from builder.finding import Finding
-from builder.image import open_image
+from builder.image.open import open_image
+from builder.verify.boot_chain import boards_of, check_boot_chain
+from builder.verify.finding import Finding
 from tests.images import (
     DEBIAN,
     DISK_ID,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.boards import BOARDS
-from builder.bootchain_drivers import DISK, Drivers, board_ways, find_drivers, lacking
+from builder.firmware.boards import BOARDS
+from builder.verify.drivers import DISK, Drivers, board_ways, find_drivers, lacking
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 TRIXIE, BACKPORTS = "6.12.118+deb13-arm64", "7.3.4+deb13-arm64"

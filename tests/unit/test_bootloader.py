@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from builder.boards import BOARDS
-from builder.bootloader import BootReport, Eeprom, explain, simulate
-from builder.bootloader_config import LINE_LIMIT, Identity, evaluate
-from builder.bootloader_tree import Answer, DirectoryTree
+from builder.documents.document import load, validate
 from builder.errors import InputError
-from builder.yamlfile import load, validate
+from builder.firmware.boards import BOARDS
+from builder.firmware.boot_files import Answer, DirectoryTree
+from builder.firmware.config_eval import LINE_LIMIT, Identity, evaluate
+from builder.firmware.simulate import BootReport, Eeprom, explain, simulate
 
 CASES = sorted((Path(__file__).parent.parent / "bootloader").glob("*.yaml"))
 SERIAL = "c0a3cab4"

@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from builder.build import Built, LayerReport
-from builder.cli_options import plain
-from builder.publish import Published
+from builder.build.pipeline import Built, LayerReport
+from builder.cli.options import plain
+from builder.image.publish import Published
 
 BUILT = Built(
     recipe="golden",

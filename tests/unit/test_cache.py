@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import Cache, commit, read_json, write_json
 from builder.errors import HostError
-from builder.scratch import remove_tree
+from builder.host.cache import Cache, commit, read_json, write_json
+from builder.host.scratch import remove_tree
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cmdline_txt import CmdlineEdit, edit, key_of, split
+from builder.firmware.cmdline_txt import CmdlineEdit, edit, key_of, split
 
 UBUNTU = (
     "console=serial0,115200 multipath=off dwc_otg.lpm_enable=0 console=tty1 root=LABEL=writable rootfstype=ext4 "

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.config_txt import ConfigEdit, edit, key_of, parse, settings
+from builder.firmware.config_txt import ConfigEdit, edit, key_of, parse, settings
 
 GOLDEN = Path(__file__).parent / "golden/config_txt"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.confine import resolve_in
+from builder.host.confine import resolve_in
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.diff_images import FileChange, ImageDiff, PackageChange, diff, render, to_dict
-from builder.image import open_image
+from builder.image.open import open_image
+from builder.verify.diff import FileChange, ImageDiff, PackageChange, diff, render, to_dict
 from tests.images import DEBIAN, MIB, PACKAGE, Layout, Link, make_image
 
 pytestmark = pytest.mark.tools

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.disk import (
+from builder.errors import InputError
+from builder.image.partitions import (
     ALIGNMENT,
     MIB,
     DiskSpec,
@@ -19,7 +20,6 @@ from builder.disk import (
     root_reference,
     write_partition_table,
 )
-from builder.errors import InputError
 
 SIZES = st.integers(min_value=1, max_value=900 * 1024 * MIB)
 

@@ -1,6 +1,6 @@
 """dpkg's database is read as dpkg writes it."""
 
-from builder.dpkg_status import Package, paragraphs, parse_status
+from builder.packages.dpkg_status import Package, paragraphs, parse_status
 
 STATUS = """\
 Package: zlib1g

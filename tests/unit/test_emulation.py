@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import emulation
-from builder.emulation import NONE, Emulation, full_emulation, kernel_version
+from builder.emulation import mode as emulation
+from builder.emulation.mode import NONE, Emulation, full_emulation, kernel_version
 from builder.errors import HostError
 
 QEMU = Path("/usr/bin/qemu-aarch64-static")

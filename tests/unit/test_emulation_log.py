@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.emulation_log import read_log, rows, sum_up
+from builder.emulation.log import read_log, rows, sum_up
 
 LOG = """\
 100.000 5 native 1 /usr/bin/dpkg --unpack

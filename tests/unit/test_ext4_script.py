@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.disk import MIB
 from builder.errors import HostError, InputError
-from builder.ext4 import Usage, measure, select, size_for
-from builder.ext4_script import make_script
-from builder.tree import Entry
+from builder.host.tree import Entry
+from builder.image.ext4_script import make_script
+from builder.image.ext4_write import Usage, measure, select, size_for
+from builder.image.partitions import MIB
 
 DIRECTORY = Entry(path=".", kind="directory", mode=0o755, uid=0, gid=0, size=0, mtime=50)
 FILE = replace(DIRECTORY, kind="file", mode=0o644)

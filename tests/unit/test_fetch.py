@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from urllib3.connection import HTTPConnection
 
 from builder.errors import FetchError, HostError
-from builder.fetch import Patience, UnreachableError, _reason, fetch, local_path, shown
-from builder.hashing import file_digest
+from builder.host.fetch import Patience, UnreachableError, _reason, fetch, local_path, shown
+from builder.host.hashing import file_digest
 from tests.web import Web, serve
 
 HASTY = Patience(connect=2, read=2, attempts=3, most=20, pause=0)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import fetch as fetching
 from builder.errors import FetchError
-from builder.fetch import Patience, fetch
+from builder.host import fetch as fetching
+from builder.host.fetch import Patience, fetch
 from tests.hostile_web import Answer, Hostile, moved, raw, serve_hostile
 
 DIGITS = b"9" * 5000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.finish import finish, tidy
+from builder.build.finish import finish, tidy
 
 
 def _write(root: Path, *names: str, content: str = "x") -> None:

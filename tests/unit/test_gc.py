@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli
-from builder.cache import Cache
+from builder.build.gc import collect
+from builder.cli import main as cli
 from builder.errors import HostError
-from builder.gc import collect
+from builder.host.cache import Cache
 
 DAY = 86400
 

@@ -9,7 +9,7 @@ import parted
 import pytest
 
 from builder.errors import InputError
-from builder.image import find_image, open_image
+from builder.image.open import find_image, open_image
 from builder.run import run
 from tests.images import DEBIAN, MIB, RASPIOS, UBUNTU, Layout, Link, make_ext4, make_fat, make_image, mbr
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import initramfs_reader
-from builder.initramfs_reader import BrokenInitramfsError, read_initramfs
+from builder.image import initramfs as initramfs_reader
+from builder.image.initramfs import BrokenInitramfsError, read_initramfs
 from builder.run import run
 from tests.images import VERSION, cpio, initramfs
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.image import open_image
-from builder.inspect_image import Inspection, User, inspect, printable, render, rows, to_dict
+from builder.image.open import open_image
+from builder.verify.inspect import Inspection, User, inspect, printable, render, rows, to_dict
 from tests.images import DEBIAN, MIB, RASPIOS, VERSION, Layout, make_image
 
 pytestmark = pytest.mark.tools

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import InputError
-from builder.recipe import load_recipe
+from builder.recipe.load import load_recipe
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 INVALID = sorted(RECIPES.glob("[0-9][0-9][0-9]-*.yaml"))

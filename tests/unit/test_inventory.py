@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cli_options import ServedDirectory
+from builder.cli.options import ServedDirectory
 from builder.errors import InputError
-from builder.inventory import find_inventory, load_inventory
-from builder.inventory_explain import explain
-from builder.inventory_names import hostname, mac_of, range_of, serial_of
+from builder.inventory.explain import explain
+from builder.inventory.load import find_inventory, load_inventory
+from builder.inventory.names import hostname, mac_of, range_of, serial_of
 from tests.clusters import LAB
 
 HERE = Path(__file__).parent.parent

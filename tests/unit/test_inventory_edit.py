@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import InputError
-from builder.inventory import load_inventory
-from builder.inventory_edit import add_nodes, remove_node, rename_node
-from builder.inventory_import import NewNode, import_pi_info
+from builder.inventory.edit import add_nodes, remove_node, rename_node
+from builder.inventory.load import load_inventory
+from builder.inventory.pi_info import NewNode, import_pi_info
 
 EXAMPLE = Path(__file__).parent.parent.parent / "cluster.yaml"
 BLOCK = """\

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder import explode
 from builder.errors import InputError
-from builder.generation import Generation
-from builder.inventory import load_inventory
-from builder.inventory_models import K3s
-from builder.k3s_config import AGENT_KEYS, SERVER_KEYS, is_file_volume, storage_warnings, unknown_keys
+from builder.inventory.load import load_inventory
+from builder.inventory.schema import K3s
+from builder.kubernetes.k3s import AGENT_KEYS, SERVER_KEYS, is_file_volume, storage_warnings, unknown_keys
+from builder.netboot import explode
+from builder.netboot.generation import Generation
 from tests.clusters import LAB
 
 

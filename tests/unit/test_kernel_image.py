@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from builder import kernel_image
-from builder.kernel_image import read_kernel
+from builder.image import kernel as kernel_image
+from builder.image.kernel import read_kernel
 from tests.images import VERSION, kernel
 
 

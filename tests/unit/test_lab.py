@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from builder.boot_netboot import Netbooted
-from builder.bootloader import BootReport, Request
 from builder.errors import VerdictError
-from builder.inventory import load_inventory
-from builder.lab_machine import Machine, chain_json, machine_argv, read_chain, was_switched_off
-from builder.lab_servers import addresses_given, for_lab
-from builder.services import render
-from builder.services_dhcp import DHCPD, DNSMASQ, TFTPD
-from builder.services_files import serving
-from builder.services_nfs import GANESHA
-from builder.verdict import Check, Verdict
-from builder.verdict_node import NodeExpected, judged, unique
+from builder.firmware.simulate import BootReport, Request
+from builder.inventory.load import load_inventory
+from builder.lab.machine import Machine, chain_json, machine_argv, read_chain, was_switched_off
+from builder.lab.netboot_test import Netbooted
+from builder.lab.servers import addresses_given, for_lab
+from builder.lab.verdict import NodeExpected, judged, unique
+from builder.services.dhcp import DHCPD, DNSMASQ, TFTPD
+from builder.services.files import serving
+from builder.services.nfs import GANESHA
+from builder.services.render import render
+from builder.verify.verdict import Check, Verdict
 
 LAB = load_inventory(Path(__file__).parents[2] / "cluster.yaml")
 MAC = "e4:5f:01:f5:f1:ae"

@@ -9,11 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import cli
-from builder.apt import Deb, Resolution
-from builder.cache import Cache, write_json
-from builder.errors import InputError
-from builder.lock import (
+from builder.build.lock import (
     Lock,
     _memo,
     parse_lock,
@@ -24,7 +20,11 @@ from builder.lock import (
     remembered,
     write_lock,
 )
-from builder.recipe import Recipe, load_recipe
+from builder.cli import main as cli
+from builder.errors import InputError
+from builder.host.cache import Cache, write_json
+from builder.packages.apt import Deb, Resolution
+from builder.recipe.load import Recipe, load_recipe
 
 SHA = "5a" * 32
 RECIPE = f"""\

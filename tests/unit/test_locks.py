@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import locks
 from builder.errors import HostError, InputError
+from builder.host import locks
 from builder.run import spawn
 
 pytestmark = pytest.mark.tools

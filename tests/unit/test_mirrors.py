@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import mirrors
 from builder.errors import HostError
-from builder.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring, own_mirrors
+from builder.packages import mirrors
+from builder.packages.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring, own_mirrors
 
 KEYRING = Path("/usr/share/keyrings/x.gpg")
 

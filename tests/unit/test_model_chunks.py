@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import InputError
-from builder.model_chunks import cut, gguf_boundaries, pieces
-from builder.model_manifest import Chunk
+from builder.modelstore.chunks import cut, gguf_boundaries, pieces
+from builder.modelstore.manifest import Chunk
 from tests import gguf
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli
+from builder.cli import main as cli
 from builder.errors import InputError
-from builder.inventory import load_inventory
-from builder.model_window import node_models
+from builder.inventory.load import load_inventory
+from builder.netboot.model_window import node_models
 from tests.clusters import variant
 
 MODELS = """\

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli
+from builder.cli import main as cli
 from builder.errors import FetchError, HostError, InputError
-from builder.hashing import file_digest
-from builder.model_manifest import Manifest, name_problem, read_manifest
-from builder.model_store import DirectoryStore
-from builder.models import Publication, collect, list_models, manifests, open_store, publish, show, verify
+from builder.host.hashing import file_digest
+from builder.modelstore.manifest import Manifest, name_problem, read_manifest
+from builder.modelstore.publish import Publication, collect, list_models, manifests, open_store, publish, show, verify
+from builder.modelstore.store import DirectoryStore
 from tests import gguf
 
 SMALL = 4096

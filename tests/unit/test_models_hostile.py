@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import FetchError, InputError
-from builder.model_chunks import gguf_boundaries
-from builder.model_manifest import LARGEST, read_manifest
+from builder.modelstore.chunks import gguf_boundaries
+from builder.modelstore.manifest import LARGEST, read_manifest
 
 CHUNK = {"sha256": "0" * 64, "off": 0, "len": 5}
 WHOLE = {"format": 1, "model": "m", "version": "1", "file": "m.bin", "sha256": "0" * 64, "size": 5, "published": "now"}

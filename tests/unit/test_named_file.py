@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from builder import cli
+from builder.cli import main as cli
 from builder.errors import InputError
-from builder.hashing import file_digest
-from builder.named_file import open_named, read_named
+from builder.host.hashing import file_digest
+from builder.host.named_file import open_named, read_named
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from builder.errors import InputError
-from builder.inventory import Inventory, load_inventory
-from builder.inventory_explain import explain
-from builder.node_metrics import certificates, forwarder_files, gateway, scraped_by
+from builder.inventory.explain import explain
+from builder.inventory.load import Inventory, load_inventory
+from builder.monitoring.forwarder import certificates, forwarder_files, gateway, scraped_by
 from tests.clusters import LAB
 from tests.unit_files import UNITS, environment, exec_start
 

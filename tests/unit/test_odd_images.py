@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.attach import read_layout
 from builder.errors import InputError
-from builder.firmware_names import name_for_firmware
-from builder.generation import Generation
-from builder.image import open_image
+from builder.firmware.names import name_for_firmware
+from builder.image.attach import read_layout
+from builder.image.open import open_image
+from builder.netboot.generation import Generation
 from tests.images import DEBIAN, DISK_ID, MIB, Layout, make_ext4, make_fat, mbr
 
 DATA = replace(DEBIAN, root={"models/one": b"data"}, root_label="data", boot={"notes": b"x"}, boot_label="files")

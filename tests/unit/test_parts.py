@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.cache import Cache
-from builder.inventory import load_inventory
-from builder.plan import make_plan
-from builder.recipe import load_recipe
-from builder.services_files import ServerRole, serving
-from builder.services_packages import packages
+from builder.build.plan import make_plan
+from builder.host.cache import Cache
+from builder.inventory.load import load_inventory
+from builder.recipe.load import load_recipe
+from builder.services.files import ServerRole, serving
+from builder.services.packages import packages
 from tests.clusters import LAB
 
 RECIPES = Path(__file__).parents[2] / "recipes"

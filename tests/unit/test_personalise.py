@@ -12,20 +12,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cmdline_txt import split
 from builder.errors import InputError
-from builder.generation import Generation
-from builder.inventory import load_inventory
-from builder.netboot import Netboot
-from builder.node_state import NodeState, StateFile, machine_id
-from builder.personalise import (
+from builder.firmware.cmdline_txt import split
+from builder.inventory.load import load_inventory
+from builder.netboot.diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
+from builder.netboot.generation import Generation
+from builder.netboot.layout import Netboot
+from builder.netboot.personalise import (
     NodeFile,
     Subject,
     left_out,
     lint_cmdline,
     personalise,
 )
-from builder.personalise_diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
+from builder.netboot.state import NodeState, StateFile, machine_id
 
 PROJECT = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.apt import Deb, Resolution
-from builder.cache import Cache
-from builder.lock import Lock
-from builder.plan import BASE, FINISH, Plan, layer_key, make_plan, remember_plan
-from builder.recipe import load_recipe
+from builder.build.lock import Lock
+from builder.build.plan import BASE, FINISH, Plan, layer_key, make_plan, remember_plan
+from builder.host.cache import Cache
+from builder.packages.apt import Deb, Resolution
+from builder.recipe.load import load_recipe
 
 GOLDEN = Path(__file__).parent / "golden" / "plan_keys.json"
 SHA = "5a" * 32

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.bmap import Range, make_bmap
-from builder.disk import MIB, DiskSpec, make_layout
 from builder.errors import InputError
-from builder.fat import Fat, write_fat
-from builder.identify import boot_files, edit_fstab, set_root
-from builder.publish import PublishRequest
+from builder.image.bmap import Range, make_bmap
+from builder.image.fat_write import Fat, write_fat
+from builder.image.identify import boot_files, edit_fstab, set_root
+from builder.image.partitions import MIB, DiskSpec, make_layout
+from builder.image.publish import PublishRequest
+from builder.image.spdx import Subject, make_sbom
 from builder.run import run
-from builder.sbom import Subject, make_sbom
 
 LAYOUT = make_layout(DiskSpec(), disk_id=0xABC, root_size=MIB)
 

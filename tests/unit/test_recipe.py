@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict
 
 from builder.errors import InputError, Problem
-from builder.recipe import Recipe, load_recipe
-from builder.recipe_models import BaseImage, Bootstrap, RootPartition, parse_size
-from builder.schema import recipe_schema
-from builder.steps.base import Place, Step
+from builder.recipe.json_schema import recipe_schema
+from builder.recipe.load import Recipe, load_recipe
+from builder.recipe.schema import BaseImage, Bootstrap, RootPartition, parse_size
+from builder.recipe.steps.base import Place, Step
 
 
 class _Say(Step):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError
+from builder.host.scratch import sweep, temporary, work_in
 from builder.run import run
-from builder.scratch import sweep, temporary, work_in
 
 PROJECT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def test_a_temporary_directory_is_private_and_gone_after_the_block(home: Path) -
 @pytest.mark.tools
 def test_what_a_killed_command_left_goes_with_the_next_and_what_lives_stays(home: Path) -> None:
     script = (
-        "import os\nfrom builder.scratch import temporary\n"
+        "import os\nfrom builder.host.scratch import temporary\n"
         "with temporary('boot') as path:\n    (path / 'id_ed25519').write_text('secret')\n    os.kill(os.getpid(), 9)\n"
     )
     killed = run([sys.executable, "-c", script], env={"TMPDIR": str(home.parent)}, cwd=PROJECT, check=False)

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError, InputError
-from builder.inventory import Inventory, load_inventory
-from builder.services import FLEET_UNIT, HOSTS, NAT, SYSCTL, render
-from builder.services_dhcp import (
+from builder.inventory.load import Inventory, load_inventory
+from builder.services.dhcp import (
     DHCPD,
     DNSMASQ,
     INFINITE,
@@ -26,11 +25,12 @@ from builder.services_dhcp import (
     lease_seconds,
     pxe_option,
 )
-from builder.services_files import ServerRole, serving
-from builder.services_nfs import EXPORTS, GANESHA, exports
-from builder.services_packages import PACKAGES, PROGRAMS, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
-from builder.services_tell import halting, undoing
-from builder.services_units import (
+from builder.services.files import ServerRole, serving
+from builder.services.nfs import EXPORTS, GANESHA, exports
+from builder.services.packages import PACKAGES, PROGRAMS, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
+from builder.services.render import FLEET_UNIT, HOSTS, NAT, SYSCTL, render
+from builder.services.tell import halting, undoing
+from builder.services.units import (
     DNSMASQ_UNIT,
     FLEET,
     ISC,

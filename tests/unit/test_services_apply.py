@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import HostError, InputError, VerdictError
-from builder.services_apply import KEPT, apply, compare, recover
-from builder.services_files import ConfigFile
-from builder.services_place import BEGIN, END, with_block
-from builder.services_record import is_interrupted, write_written
+from builder.services.apply import KEPT, apply, compare, recover
+from builder.services.files import ConfigFile
+from builder.services.place import BEGIN, END, with_block
+from builder.services.record import is_interrupted, write_written
 
 HOSTS, KEA, OLD = (
     PurePosixPath("/etc/hosts"),

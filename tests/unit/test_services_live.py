@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.dhcp_discover import read_offer
 from builder.errors import HostError
-from builder.inventory import load_inventory
-from builder.services_files import serving
-from builder.services_leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
-from builder.services_live_nfs import not_exported
-from builder.services_nfs import exports
+from builder.host.dhcp_client import read_offer
+from builder.inventory.load import load_inventory
+from builder.services.files import serving
+from builder.services.leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
+from builder.services.live_nfs import not_exported
+from builder.services.nfs import exports
 from tests.clusters import DYNAMIC, LAB, variant
 
 YELLOW3 = "e4:5f:01:f5:f1:ae"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.cache import write_json
-from builder.stand_ins import StandIns
+from builder.emulation.stand_ins import StandIns
+from builder.host.cache import write_json
 
 SED, GREP = "/usr/bin/sed", "/usr/bin/grep"
 PROGRAMS = {SED: ["sed", "4.9-2"], GREP: ["grep", "3.11-4"]}

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from builder.errors import Mark
-from builder.steps.base import Place
-from builder.steps.fields import Mode, Owner, TargetPath, source_problem
-from builder.steps.rootfiles import matches
+from builder.recipe.steps.base import Place
+from builder.recipe.steps.fields import Mode, Owner, TargetPath, source_problem
+from builder.recipe.steps.rootfiles import matches
 
 
 def at(directory: Path) -> Place:

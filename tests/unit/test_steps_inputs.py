@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from builder.errors import Mark
-from builder.hashing import digest_of
-from builder.steps.base import Artifact, Place
-from builder.steps.registry import STEP_KINDS
+from builder.host.hashing import Artifact, digest_of
+from builder.recipe.steps.base import Place
+from builder.recipe.steps.registry import STEP_KINDS
 
 
 def inputs(directory: Path, kind: str, fields: dict[str, Any], **variables: object) -> str:

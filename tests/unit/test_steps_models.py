@@ -12,11 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from builder.errors import Mark, Problem
-from builder.steps.base import Place
-from builder.steps.packages import PackageSource
-from builder.steps.registry import STEP_KINDS
-from builder.steps.run import _without_trace
-from builder.steps.sshkeys import key_problem
+from builder.host.ssh_keys import key_problem
+from builder.recipe.steps.base import Place
+from builder.recipe.steps.packages import PackageSource
+from builder.recipe.steps.registry import STEP_KINDS
+from builder.recipe.steps.run import _without_trace
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 SHA = "0" * 64

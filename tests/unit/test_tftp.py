@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import tftp
-from builder.bootloader import Eeprom, simulate
-from builder.bootloader_tree import DirectoryTree, ServerTree
+from builder.firmware.boot_files import DirectoryTree, ServerTree
+from builder.firmware.simulate import Eeprom, simulate
+from builder.host import tftp_client as tftp
 
 LOCAL = "127.0.0.1"
 FILES = {"a": b"x" * 3000, "empty": b"", "exact": b"y" * 2936, "S//b": b"doubled"}

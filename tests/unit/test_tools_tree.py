@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cache import write_json
-from builder.tools_tree import (
+from builder.emulation.tools_tree import (
     _EMULATED,
     PACKAGES,
     _may_stand_in,
@@ -19,6 +18,7 @@ from builder.tools_tree import (
     read_programs,
     source_version,
 )
+from builder.host.cache import write_json
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.tree import compare, digest, nonzero_blocks, walk
+from builder.host.tree import compare, digest, nonzero_blocks, walk
 
 
 def make(root: Path) -> Path:

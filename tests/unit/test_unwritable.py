@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError
-from builder.unwritable import DiskFullError, is_full, unwritable, why_not
+from builder.host.unwritable import DiskFullError, is_full, unwritable, why_not
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import VerdictError
-from builder.verdict import (
+from builder.verify.verdict import (
     Check,
     Expected,
     SerialConsole,

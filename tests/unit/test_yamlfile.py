@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from builder.documents.document import Document, in_file_order, load, merge, validate
 from builder.errors import InputError, Mark, Problem
-from builder.yamlfile import Document, in_file_order, load, merge, validate
 
 
 def _load(directory: Path, text: str) -> Document:

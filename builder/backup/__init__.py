@@ -1,0 +1,1 @@
+"""Backups of nodes: repository, gateway, rotation of keys."""

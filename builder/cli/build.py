@@ -1,0 +1,263 @@
+"""The commands from a recipe to an image: plan, build, lock, and gc for what builds leave in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from builder import console
+from builder.cli.options import (
+    NamedFile,
+    artifacts_option,
+    example,
+    json_option,
+    offline_option,
+    plain,
+    recipe_argument,
+    refresh_option,
+    set_option,
+)
+
+locked_option = click.option(
+    "--locked", is_flag=True, help="Use exactly what the lock beside RECIPE says; refuse to drift."
+)
+lock_option = click.option(
+    "--lock", "lock_file", type=NamedFile(exists=False), help="As --locked, with this lock file."
+)
+
+
+@click.command(
+    epilog=example(
+        "pibuild plan recipes/golden.yaml",
+        "pibuild plan recipes/golden.yaml --set timezone=UTC --json",
+    )
+)
+@recipe_argument
+@set_option
+@locked_option
+@lock_option
+@json_option
+def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Path | None, as_json: bool) -> None:
+    """Say which layers are cached, and why not.
+
+    For every layer of RECIPE: its key, whether it is cached and, if not, which input changed. Needs no root and no
+    network: packages are those of the lock, else those that the last build or `pibuild lock` resolved.
+    """
+    from builder.build.lock import read_fitting_lock
+    from builder.build.plan import make_plan
+    from builder.host.cache import Cache
+    from builder.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    chosen = lock_file or (_lock_beside(recipe) if locked else None)
+    planned = make_plan(loaded, read_fitting_lock(chosen, loaded) if chosen else None, Cache.default())
+    if as_json:
+        layers = [
+            {
+                "name": layer.name,
+                "key": layer.key if planned.resolved else None,
+                "cached": layer.cached,
+                "changed": list(layer.changed),
+                "inputs": dict(layer.inputs),
+            }
+            for layer in planned.layers
+        ]
+        console.print_json({"recipe": loaded.name, "resolved": planned.resolved, "layers": layers})
+        return
+    rows = [
+        (
+            layer.name,
+            layer.key[:12] if planned.resolved else "?",
+            "cached" if layer.cached else "to build",
+            _listed(layer.changed),
+        )
+        for layer in planned.layers
+    ]
+    console.print_table(("layer", "key", "state", "what changed"), rows)
+    if not planned.resolved:
+        console.warn(f"no package of {recipe} was resolved yet, so keys are open: pibuild lock {recipe} resolves them")
+
+
+@click.command(
+    epilog=example(
+        "sudo pibuild build recipes/golden.yaml",
+        "sudo pibuild build recipes/golden.yaml --set timezone=UTC --locked --offline",
+    )
+)
+@recipe_argument
+@set_option
+@locked_option
+@lock_option
+@click.option(
+    "--emulation",
+    type=click.Choice(["auto", "native-tools", "full"]),
+    default="auto",
+    show_default=True,
+    help="How arm64 programs run on another machine: a few as the host's own builds, or all emulated.",
+)
+@click.option("--verify-emulation", is_flag=True, help="Build every layer both ways and refuse a difference.")
+@click.option(
+    "--debug-emulation",
+    type=click.Path(dir_okay=False, path_type=Path),
+    hidden=True,
+    help="Log every start of an arm64 program to this file and sum it up at the end; needs native tools.",
+)
+@click.option(
+    "--attach",
+    type=click.Choice(["auto", "kpartx", "loop", "files"]),
+    default="auto",
+    show_default=True,
+    help="How a base image is read: device-mapper, loop devices, or file tools alone.",
+)
+@click.option("--strict", is_flag=True, help="An optional artifact that cannot be had is an error.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("output"),
+    show_default=True,
+    help="Directory that gets NAME/DIGEST and NAME/latest.",
+)
+@artifacts_option
+@refresh_option
+@offline_option
+@json_option
+def build(
+    recipe: Path,
+    settings: Mapping[str, str],
+    locked: bool,
+    lock_file: Path | None,
+    emulation: Literal["auto", "native-tools", "full"],
+    verify_emulation: bool,
+    debug_emulation: Path | None,
+    attach: Literal["auto", "kpartx", "loop", "files"],
+    strict: bool,
+    output: Path,
+    artifacts: tuple[Path, ...],
+    refresh: bool,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Build an image from a recipe.
+
+    What RECIPE describes ends in output/NAME/latest. Needs root.
+    """
+    from builder.build.pipeline import BuildOptions, build_recipe
+    from builder.emulation.log import read_log, rows, sum_up
+    from builder.host.cache import Cache
+
+    options = BuildOptions(
+        settings=settings,
+        lock=lock_file or (_lock_beside(recipe) if locked else None),
+        emulation=emulation,
+        verify_emulation=verify_emulation,
+        attach=attach,
+        strict=strict,
+        output=output,
+        artifacts=artifacts,
+        refresh=refresh,
+        offline=offline,
+        emulation_log=_begin_log(debug_emulation) if debug_emulation else None,
+    )
+    built = build_recipe(recipe, options, Cache.default())
+    if as_json:
+        console.print_json(plain(built))
+        return
+    console.say(built.summary())
+    if options.emulation_log:
+        title = "what ran how, without the time of the programs it started"
+        columns = ("how", "program", "count", "seconds")
+        console.print_table(columns, rows(sum_up(read_log(options.emulation_log))), title=title)
+
+
+@click.command(
+    epilog=example(
+        "# a build that takes the same inputs next year",
+        "pibuild lock recipes/golden.yaml",
+        "sudo pibuild build recipes/golden.yaml --locked",
+    )
+)
+@recipe_argument
+@set_option
+@click.option(
+    "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default: beside RECIPE."
+)
+@artifacts_option
+@json_option
+def lock(
+    recipe: Path, settings: Mapping[str, str], output: Path | None, artifacts: tuple[Path, ...], as_json: bool
+) -> None:
+    """Write down all that a build takes.
+
+    Resolves RECIPE: every package, base and artifact with its version and checksum.
+    """
+    from builder.build.lock import resolve, write_lock
+    from builder.host.cache import Cache
+    from builder.recipe.load import load_recipe
+
+    loaded, cache = load_recipe(recipe, settings), Cache.default()
+    cache.prepare()
+    resolved = resolve(loaded, cache, artifacts=artifacts)
+    file = output or _lock_beside(recipe)
+    write_lock(file, resolved)
+    if as_json:
+        console.print_json(plain(resolved))
+    else:
+        console.say(f"{file}: {len(resolved.packages)} packages, {len(resolved.artifacts)} artifacts")
+
+
+@click.command(
+    epilog=example(
+        "sudo pibuild gc --dry-run",
+        "sudo pibuild gc --keep-days 7",
+    )
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Say what would go, remove nothing.")
+@click.option(
+    "--keep-days",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="Keep what was used since.",
+)
+@json_option
+def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
+    """Remove what no build uses from the cache.
+
+    What was not used for some time goes, and what killed builds left. Needs root.
+    """
+    from builder.build.gc import collect
+    from builder.host.cache import Cache
+
+    removed = collect(Cache.default(), keep_days=keep_days, dry_run=dry_run)
+    if as_json:
+        console.print_json(plain(removed))
+        return
+    console.print_table(
+        ("entry", "size", "last used"), [(item.path, console.size(item.size), item.used) for item in removed]
+    )
+    verb = "would be freed" if dry_run else "freed"
+    console.say(f"{console.size(sum(item.size for item in removed))} {verb}")
+
+
+def _listed(changes: Sequence[str], *, most: int = 4) -> str:
+    more = f" and {len(changes) - most} more" if len(changes) > most else ""
+    return ", ".join(changes[:most]) + more
+
+
+def _begin_log(file: Path) -> Path:
+    """Begin an empty log that every program of an image may write to, whoever it runs as."""
+    file.write_text("")
+    file.chmod(0o666)
+    return file.resolve()
+
+
+def _lock_beside(recipe: Path) -> Path:
+    """`recipes/golden.yaml` → `recipes/golden.lock.yaml`."""
+    return recipe.with_name(f"{recipe.stem}.lock.yaml")
+
+
+COMMANDS = (plan, build, lock)

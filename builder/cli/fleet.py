@@ -1,0 +1,175 @@
+"""The commands around the fleet manager: serve it, list who has reported, and print a node's token."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from builder import console
+from builder.cli.node import cluster_option, dest_option, netboot_of
+from builder.cli.options import NamedFile, ServedDirectory, example, json_option, plain
+
+_database_option = click.option(
+    "--database",
+    type=NamedFile(exists=False),
+    default=Path("/var/lib/pibuild-fleet/fleet.db"),
+    show_default=True,
+    help="SQLite file with what nodes reported.",
+)
+
+# readable=False: click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
+_FILE = NamedFile(readable=False)
+_dest_option = click.option(
+    "--dest",
+    type=ServedDirectory(readable=False),
+    help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
+)
+
+
+def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
+    address, colon, port = value.rpartition(":")
+    if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
+        raise click.BadParameter(f"{value!r} is not ADDRESS:PORT")
+    return address.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - said in the option's help
+
+
+@click.group(epilog=example("sudo pibuild fleet serve", "pibuild fleet list"))
+def fleet() -> None:
+    """Know which nodes run, and how they are.
+
+    Nodes register on their first boot and report from then on (the part bootstrap of an image). None needs the manager
+    to boot.
+    """
+
+
+@fleet.command(
+    epilog=example(
+        "sudo pibuild fleet serve --listen 192.168.2.1:9340",
+        "sudo pibuild fleet serve --certificate fleet.pem --key fleet.key",
+    )
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS:PORT",
+    default="0.0.0.0:9340",
+    show_default=True,
+    callback=_listen,
+    help="Where to listen; without an address on all.",
+)
+@click.option("--certificate", type=_FILE, help="For TLS, PEM.")
+@click.option("--key", type=_FILE, help="The certificate's key, PEM.")
+@_database_option
+@cluster_option
+@_dest_option
+def serve(
+    listen: tuple[str, int],
+    certificate: Path | None,
+    key: Path | None,
+    database: Path,
+    cluster_file: Path | None,
+    dest: Path | None,
+) -> None:
+    """Take the nodes' reports until it is stopped.
+
+    A node is let in by the token in its state, which `pibuild explode` made. Needs to read that: root, or the unit of
+    `pibuild services render`.
+    """
+    import os
+
+    from builder.errors import HostError
+    from builder.fleet.reports import Database, Tokens
+    from builder.fleet.server import FleetServer
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.netboot.layout import Netboot
+
+    if bool(certificate) != bool(key):
+        raise click.UsageError("--certificate and --key go together")
+    state = Netboot(dest or Path(load_inventory(find_inventory(cluster_file)).cluster.netboot)).state
+    try:
+        os.listdir(state)  # noqa: PTH208 - not access(2): that asks for the user, not for CAP_DAC_READ_SEARCH
+    except OSError as error:
+        hint = "sudo; and explode a node before: that makes the tokens"
+        raise HostError(f"the nodes' tokens in {state} cannot be read", hint=hint) from error
+    store = Database(database)
+    store.create()
+    with FleetServer(listen, store, Tokens(state)) as server:
+        if certificate and key:
+            server.secure(certificate, key)
+        address, port = server.server_address[:2]
+        console.note(f"listening on {address!s}:{port}, reports go to {database}")
+        server.serve_forever()
+
+
+@fleet.command(
+    "list",
+    epilog=example("pibuild fleet list", "pibuild fleet list --json | jq '.[] | select(.health != \"ok\")'"),
+)
+@_database_option
+@cluster_option
+@json_option
+def list_fleet(database: Path, cluster_file: Path | None, as_json: bool) -> None:
+    """List the nodes: seen when, running what.
+
+    Those of the inventory that have never reported are listed as well.
+    """
+    from builder.fleet.reports import Database, listed
+    from builder.inventory.load import find_inventory, load_inventory
+
+    now = time.time()
+    rows = listed(load_inventory(find_inventory(cluster_file)), Database(database).known(), now)
+    if as_json:
+        console.print_json(plain(rows))
+        return
+    shown = [
+        (
+            row.node,
+            row.serial,
+            row.root or row.image[:12] or "-",
+            row.kernel or "-",
+            _ago(row.last, now),
+            row.health,
+            ", ".join(f"{name} {version}" for name, version in row.models.items()) or "-",
+        )
+        for row in rows
+    ]
+    console.print_table(("node", "serial", "root", "kernel", "last contact", "health", "models"), shown)
+
+
+def _ago(last: float | None, now: float) -> str:
+    if last is None:
+        return "never"
+    seconds = max(0, int(now - last))
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"
+
+
+@fleet.command(
+    epilog=example(
+        "sudo pibuild fleet token yellow3 |",
+        "  ssh yellow3 sudo install -D -m 600 /dev/stdin /etc/pibuild/fleet-token",
+    )
+)
+@click.argument("name", metavar="NODE")
+@cluster_option
+@dest_option
+def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
+    """Print the token of NODE.
+
+    For nodes with a disk of their own: their roots are not made here, so it has to be brought to their
+    /etc/pibuild/fleet-token. It is made where there is none yet. Needs root.
+    """
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.netboot.state import make_state
+    from builder.run import require_root
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    node = inventory.node(name)
+    require_root("fleet token")
+    netboot = netboot_of(dest, inventory.cluster.netboot)
+    with netboot.locked(begin=dest is None):
+        make_state(netboot, (node,))
+    console.say((netboot.state / node.name / "fleet-token").read_text().strip())

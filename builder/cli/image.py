@@ -1,0 +1,203 @@
+"""The commands that look at built images: inspect, diff, boot. None needs root, none mounts anything."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from builder import console
+from builder.cli.node import cluster_option, dest_option
+from builder.cli.options import example, image_argument, json_option, plain
+from builder.errors import VerdictError
+from builder.firmware.boards import NAMES
+
+
+@click.command(
+    epilog=example(
+        "pibuild inspect output/golden/latest",
+        "pibuild inspect raspios.img.xz --json | jq .packages",
+    )
+)
+@image_argument
+@json_option
+def inspect(image: Path, as_json: bool) -> None:
+    """Show what is in an image.
+
+    Partitions, system, kernel, boot files per board, packages, units, users, sizes. IMAGE is an .img file, also
+    compressed, or a directory that a build published.
+    """
+    from builder.image.open import open_image
+    from builder.verify import inspect as inspect_image
+
+    with open_image(image) as opened:
+        found = inspect_image.inspect(opened)
+    if as_json:
+        console.print_json(plain(found))
+    else:
+        for line in inspect_image.render(found):
+            console.say(line)
+
+
+@click.command(
+    epilog=example(
+        "pibuild diff output/golden/3f2a… output/golden/latest",
+    )
+)
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@json_option
+def diff(before: Path, after: Path, as_json: bool) -> None:
+    """Say what changed between two images.
+
+    From image BEFORE to image AFTER: packages, files, units, boot configuration.
+    """
+    from builder.image.open import open_image
+    from builder.verify import diff as diff_images
+
+    with open_image(before) as old, open_image(after) as new:
+        changes = diff_images.diff(old, new)
+    if as_json:
+        console.print_json(plain(changes))
+    else:
+        for line in diff_images.render(changes):
+            console.say(line)
+
+
+@click.command(
+    epilog=example(
+        "pibuild boot output/golden/latest",
+        "pibuild boot output/golden/latest --check-only",
+        "pibuild boot output/golden/latest --machine raspi3b --logs /tmp/logs",
+        "# nodes, as they boot from what was exploded: their files, in their roots, on a network of their own",
+        "sudo pibuild boot --node yellow3 --node yellow4 --netboot --dest /srv/netboot",
+        "sudo pibuild boot --node yellow3 --netboot --explain",
+    )
+)
+@click.argument("image", type=click.Path(path_type=Path), required=False)
+@click.option("--node", "nodes", metavar="NODE", multiple=True, help="With --netboot: boot this node; repeatable.")
+@click.option("--netboot", is_flag=True, help="Boot nodes over the network, from what was exploded. Needs root.")
+@click.option("--explain", is_flag=True, help="With --netboot: what the bootloader asks for, and start no machine.")
+@click.option("--server", metavar="ADDRESS", help="With --netboot: explain what this TFTP server has for NODE.")
+@cluster_option
+@dest_option
+@click.option(
+    "--machine",
+    type=click.Choice(["virt", "raspi3b", "raspi4b"]),
+    default="virt",
+    show_default=True,
+    help="What QEMU is: its own board with network and the whole verdict, or a Pi that boots to userspace.",
+)
+@click.option(
+    "--board",
+    "boards",
+    multiple=True,
+    help=f"Check for this board, one of {NAMES}; repeatable; default: those that IMAGE is made for.",
+)
+@click.option("--check-only", is_flag=True, help="Check the boot chain's files and start no machine.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    default=900,
+    show_default=True,
+    help="Until all was seen.",
+)
+@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the console logs here.")
+@json_option
+def boot(
+    image: Path | None,
+    nodes: tuple[str, ...],
+    netboot: bool,
+    explain: bool,
+    server: str | None,
+    cluster_file: Path | None,
+    dest: Path | None,
+    machine: Literal["virt", "raspi3b", "raspi4b"],
+    boards: tuple[str, ...],
+    check_only: bool,
+    timeout: int,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
+    """Boot an image or nodes: the verdict.
+
+    Of an IMAGE the boot chain's files are checked, then a throw-away copy is booted and looked at from outside. With
+    --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got
+    there, and is looked at. Exit code 6 when anything is bad.
+    """
+    if netboot or nodes or explain or server:
+        if image is not None or not (netboot and nodes):
+            raise click.UsageError("a node is booted by: pibuild boot --node NODE --netboot")
+        _netboot(nodes, cluster_file, dest, explain=explain, server=server, timeout=timeout, logs=logs, as_json=as_json)
+    elif image is None:
+        raise click.UsageError("Missing argument 'IMAGE', or: --node NODE --netboot")
+    else:
+        _boot_image(image, boards, machine, check_only=check_only, timeout=timeout, logs=logs, as_json=as_json)
+
+
+def _netboot(
+    names: tuple[str, ...],
+    cluster_file: Path | None,
+    dest: Path | None,
+    *,
+    explain: bool,
+    server: str | None,
+    timeout: int,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
+    from builder.cli.lab import explain_netboot, netboot
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.lab.lab import LabOptions
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    nodes = inventory.select(names)
+    where = dest or Path(inventory.cluster.netboot)
+    if explain or server:
+        explain_netboot(inventory, nodes, where, server=server, as_json=as_json)
+    else:
+        kept = logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
+        netboot(inventory, nodes, where, LabOptions(logs=kept), timeout=timeout, as_json=as_json)
+
+
+def _boot_image(
+    image: Path,
+    boards: tuple[str, ...],
+    machine: Literal["virt", "raspi3b", "raspi4b"],
+    *,
+    check_only: bool,
+    timeout: int,
+    logs: Path | None,
+    as_json: bool,
+) -> None:
+    from builder.image.open import open_image
+    from builder.verify.boot_chain import check_boot_chain
+    from builder.verify.qemu import BootOptions, boot_image
+
+    with open_image(image) as opened:
+        chain = check_boot_chain(opened, boards)
+    bad = [finding for finding in chain if not finding.ok]
+    if not as_json:
+        rows = [(finding.check, finding.said, finding.detail) for finding in chain]
+        console.print_table(("boot chain", "", "found"), rows)
+    elif bad or check_only:
+        console.print_json({"boot_chain": plain(chain), "verdict": None})
+    if bad:
+        hints = dict.fromkeys(hint for finding in bad for hint in finding.hint.split("; ") if hint)
+        raise VerdictError(
+            f"this image would not boot: {', '.join(finding.check for finding in bad)}", hint="; ".join(hints)
+        )
+    if check_only:
+        return
+    verdict = boot_image(image, BootOptions(machine=machine, timeout=timeout, logs=logs))
+    if as_json:
+        console.print_json({"boot_chain": plain(chain), "verdict": verdict.as_json()})
+    else:
+        console.print_table(("verdict", "", "seen from outside"), verdict.rows())
+    verdict.require()
+
+
+COMMANDS = (inspect, diff, boot)

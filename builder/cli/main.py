@@ -1,0 +1,180 @@
+"""The command line: the `pibuild` group, and how failures become messages and exit codes.
+
+Commands live in `cli_build.py` (from a recipe to an image), `cli_image.py` (what a built image is worth) and
+`cli_node.py` (from an image to what nodes boot). A command imports its stations when it runs, so that `pibuild --help`
+starts in a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from click.shell_completion import get_completion_class
+
+from builder import __version__, console
+from builder.cli import backup as cli_backup
+from builder.cli import build as cli_build
+from builder.cli import fleet as cli_fleet
+from builder.cli import image as cli_image
+from builder.cli import lab as cli_lab
+from builder.cli import metrics as cli_metrics
+from builder.cli import models as cli_models
+from builder.cli import node as cli_node
+from builder.cli import rollback as cli_rollback
+from builder.cli import services as cli_services
+from builder.cli.options import example
+from builder.errors import HostError, PibuildError
+from builder.host import ending
+from builder.host.unwritable import why_not
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no other package's code, and a quicker start
+UMASK = 0o022  # whatever the caller's: servers and nodes must be able to enter and read what is made for them
+INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program that ended so
+TERMINATED = 128 + signal.SIGTERM
+
+_EXIT_CODES = """\b
+Exit codes:
+  0  done                           4  a step of the recipe failed
+  2  recipe or arguments are wrong  5  something could not be fetched
+  3  this machine lacks something   6  it does not boot, or would not"""
+
+
+class _Pibuild(click.Group):
+    """A group that lists its commands in the order of the work, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; Ctrl-C is one line and not click's empty one."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            console.note("interrupted")
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=_Pibuild,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=f"{example('sudo pibuild build recipes/golden.yaml', 'pibuild boot output/golden/latest')}\n\n{_EXIT_CODES}",
+)
+@click.version_option(__version__, prog_name="pibuild", message="%(prog)s %(version)s")
+def pibuild() -> None:
+    """Build golden images for Raspberry Pi clusters from a YAML recipe, and boot them before anyone flashes them."""
+
+
+for _command in (
+    *cli_build.COMMANDS,
+    *cli_image.COMMANDS,
+    *cli_node.COMMANDS,
+    *cli_rollback.COMMANDS,
+    cli_services.services,
+    cli_lab.lab,
+    cli_models.models,
+    cli_fleet.fleet,
+    *cli_backup.COMMANDS,
+    cli_metrics.metrics,
+    cli_build.gc,
+):
+    pibuild.add_command(_command)
+
+
+@pibuild.command(
+    epilog=example(
+        "# check and complete recipes while typing, with the YAML language server",
+        "pibuild schema -o recipes/recipe.schema.json",
+        "# first line of a recipe: # yaml-language-server: $schema=recipe.schema.json",
+    )
+)
+@click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default: stdout.")
+def schema(output: Path | None) -> None:
+    """Print the JSON Schema of recipes."""
+    import json
+
+    from builder.recipe.json_schema import recipe_schema
+
+    document = recipe_schema()
+    if output is None:
+        console.print_json(document)
+    else:
+        output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+@pibuild.command(
+    epilog=example(
+        "pibuild completion bash | sudo tee /usr/share/bash-completion/completions/pibuild >/dev/null",
+    )
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell."""
+    complete = get_completion_class(shell)
+    if complete is None:
+        raise click.BadParameter(f"click knows no completion for {shell}")
+    console.say(complete(pibuild, {}, "pibuild", "_PIBUILD_COMPLETE").source())
+
+
+def _fail(error: PibuildError) -> int:
+    if os.environ.get("PIBUILD_DEBUG"):
+        console.note("".join(traceback.format_exception(error)).rstrip())
+    if not ending.received():  # else it is of what a signal broke off
+        console.fail(error)
+    return error.exit_code
+
+
+def _explain(error: Exception) -> PibuildError:
+    """Turn what no station expected into a failure with a hint."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = why_not(error, other="PIBUILD_DEBUG=1 shows where it happened")
+        return HostError(f"{where}{error.strerror}", hint=hint)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return PibuildError(
+        f"internal error: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
+        hint="this is a bug; run again with PIBUILD_DEBUG=1 and report the traceback",
+    )
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line to its end and return the exit code; prints failures, raises nothing."""
+    try:
+        ended = pibuild.main(args=arguments, prog_name="pibuild", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    except PibuildError as error:
+        return _fail(error)
+    except Exception as error:  # noqa: BLE001 - never a bare traceback
+        failure = _explain(error)
+        failure.__cause__ = error
+        return _fail(failure)
+    return ended if isinstance(ended, int) else 0
+
+
+def _let_go_of_stdout() -> None:
+    """Nobody reads stdout any more: keep Python from complaining about that when it flushes at its end."""
+    with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def main() -> NoReturn:
+    """Be the program `pibuild`."""
+    ending.unwind_on_signals()
+    os.umask(UMASK)
+    code = run_command()
+    sys.exit(128 + ending.received() if ending.received() else code)

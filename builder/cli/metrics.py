@@ -1,0 +1,86 @@
+"""The commands for the way of metrics: who may write to their store, and as whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from builder import console
+from builder.cli.node import cluster_option, dest_option, netboot_of
+from builder.cli.options import example
+
+
+@click.group(epilog=example("sudo pibuild metrics token pi-login", "sudo pibuild metrics vmauth -o /etc/vmauth.yml"))
+def metrics() -> None:
+    """Give forwarders of metrics their credentials.
+
+    Each node's token is part of its state; a node that is exploded has it. Replace the file remote-write.token there to
+    rotate it, explode the node with --fresh, and render vmauth's configuration again.
+    """
+
+
+@metrics.command(
+    epilog=example(
+        "# a forwarder that is not exploded, as the login node",
+        "sudo pibuild metrics token pi-login |",
+        "  sudo install -D -m 600 /dev/stdin /etc/pibuild/secrets/remote-write.token",
+    )
+)
+@click.argument("node")
+@cluster_option
+@dest_option
+def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
+    """Print the token that NODE writes its metrics with.
+
+    It is made when there is none yet. Needs root.
+    """
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.netboot.state import write_tokens
+    from builder.run import require_root
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    named = inventory.node(node)
+    require_root("metrics token")
+    netboot = netboot_of(dest, inventory.cluster.netboot)
+    with netboot.locked(begin=dest is None):
+        console.say(write_tokens(netboot, (named,))[named.name])
+
+
+@metrics.command(
+    epilog=example(
+        "sudo pibuild metrics vmauth --store http://127.0.0.1:8428 --output /etc/vmauth.yml",
+        "# where the part store-victoria-metrics is not: what vmauth says of itself is for its machine alone",
+        "vmauth -auth.config=/etc/vmauth.yml -httpInternalListenAddr=127.0.0.1:8426 -tls -tlsCertFile=… -tlsKeyFile=…",
+    )
+)
+@click.option("--store", default="http://127.0.0.1:8428", show_default=True, help="The store behind it.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The file, for its owner alone.",
+)
+@cluster_option
+@dest_option
+def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | None) -> None:
+    """Write vmauth's configuration: who may write, and under which name.
+
+    Every forwarder of the inventory writes with a token of its own, and nothing but its own node's (a site agent its
+    site's) metrics. Needs root.
+    """
+    from builder.inventory.load import FORWARDING, find_inventory, load_inventory
+    from builder.monitoring.forwarder import gateway
+    from builder.netboot.layout import write
+    from builder.netboot.state import write_tokens
+    from builder.run import require_root
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    require_root("metrics vmauth")
+    netboot = netboot_of(dest, inventory.cluster.netboot)
+    forwarding = tuple(node for node in inventory.nodes if node.metrics.mode in FORWARDING)
+    with netboot.locked(begin=dest is None):
+        tokens = write_tokens(netboot, forwarding)
+    write(output, gateway(inventory, tokens, store).encode(), 0o600)
+    console.say(f"{output}: {len(forwarding)} who may write")

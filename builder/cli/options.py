@@ -1,0 +1,98 @@
+"""Options and conversions that several commands share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from builder.host.named_file import no_file
+from builder.inventory.names import place_problem
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _settings(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for value in values:
+        name, equals, setting = value.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"{value!r} is not name=value")
+        settings[name.strip()] = setting
+    return settings
+
+
+class NamedFile(click.Path):
+    """A file to read. What is no file (a named pipe would be waited for) is refused before anybody opens it."""
+
+    def __init__(self, *, exists: bool = True, readable: bool = True) -> None:
+        super().__init__(exists=exists, dir_okay=False, readable=readable, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        path = super().convert(value, parameter, context)
+        with contextlib.suppress(OSError):  # the command says it in its own words
+            if told := no_file(os.stat(path).st_mode):  # noqa: PTH116 - a path of a person's, as it is
+                self.fail(f"{value}: {told}", parameter, context)
+        return path
+
+
+class ServedDirectory(click.Path):
+    """The directory that nodes boot from. Exports, fstab and command lines name it: what they misread is refused."""
+
+    def __init__(self, *, readable: bool = True) -> None:
+        super().__init__(file_okay=False, readable=readable, path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path."""
+        path = super().convert(value, parameter, context)
+        if problem := place_problem(os.path.abspath(os.fsdecode(path))):  # noqa: PTH100 - links stay
+            self.fail(f"{str(value)!r} {problem}; like /srv/netboot", parameter, context)
+        return path
+
+
+recipe_argument = click.argument("recipe", type=NamedFile(exists=False))
+image_argument = click.argument("image", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text.")
+set_option = click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_settings,
+    help="Give a variable a value; repeatable.",
+)
+offline_option = click.option("--offline", is_flag=True, help="Use what is cached, fetch nothing.")
+refresh_option = click.option("--refresh", is_flag=True, help="Resolve packages and downloads anew.")
+artifacts_option = click.option(
+    "--artifacts",
+    "artifacts",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="Directory searched, by checksum, before anything is downloaded; repeatable.",
+)
+
+
+def example(*lines: str) -> str:
+    """Return the end of a command's help: an example that nobody rewraps."""
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+def plain(value: Any) -> Any:
+    """Return dataclasses, models, paths and sets as what JSON has; sets become sorted lists."""
+    if hasattr(value, "model_dump"):  # a pydantic model; importing pydantic to ask would cost half of the start
+        return plain(value.model_dump(mode="json"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

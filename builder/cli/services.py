@@ -1,0 +1,201 @@
+"""The commands for the login and backup nodes: what their servers are configured with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from builder import console
+from builder.cli.node import cluster_option
+from builder.cli.options import example, json_option, plain
+
+if TYPE_CHECKING:
+    from builder.services.files import ConfigFile, Serving
+
+
+def _inventory_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what all commands here take: --role and --cluster."""
+    role = click.option(
+        "--role", type=click.Choice(["login", "backup"]), default="login", show_default=True, help="Which server."
+    )
+    return role(cluster_option(command))
+
+
+_root_option = click.option(
+    "--root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="Directory that stands for the server's /; no server is told then.",
+)
+
+
+@click.group(
+    epilog=example(
+        "pibuild services diff --role login",
+        "sudo pibuild services apply --role login",
+    )
+)
+def services() -> None:
+    """Configure the servers nodes boot from.
+
+    DHCP, TFTP, NFS exports, NAT, hosts and ssh files of the login and the backup node, from the inventory. Both give a
+    board the same address and send it to the login node: the backup node has no roots and boot files to take over with.
+    """
+
+
+@services.command(
+    epilog=example(
+        "pibuild services render --role backup -o /tmp/backup",
+        "pibuild services render --json | jq -r '.[].path'",
+    )
+)
+@_inventory_options
+@click.option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), help="Directory; default: stdout.")
+@json_option
+def render(role: Literal["login", "backup"], cluster_file: Path | None, output: Path | None, as_json: bool) -> None:
+    """Write the servers' files to a directory.
+
+    Of a file like /etc/hosts it is only the part that pibuild writes. Needs no root.
+    """
+    _, files = _files(role, cluster_file)
+    if output is not None:
+        for file in files:
+            path = output / file.path.relative_to("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text)
+    if as_json:
+        console.print_json(plain([{"path": str(file.path), "text": file.text} for file in files]))
+    elif output is not None:
+        console.say(f"{output}: {len(files)} files")
+    else:
+        for file in files:
+            console.say(f"==> {file.path} <==\n{file.text}")
+
+
+@services.command(
+    epilog=example(
+        "pibuild services diff --role login",
+        "pibuild services diff --role backup --json | jq -r '.[].path'",
+    )
+)
+@_inventory_options
+@_root_option
+@json_option
+def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
+    """Say what an apply would change.
+
+    Compares with the files of this machine. Needs no root as long as they can be read.
+    """
+    from builder.services.apply import compare
+
+    _, files = _files(role, cluster_file)
+    changes = compare(files, root)
+    if as_json:
+        console.print_json([{**plain(change), "path": str(change.path), "kind": change.kind} for change in changes])
+        return
+    for change in changes:
+        console.say("\n".join(change.lines()) or f"{change.path}: {change.kind}, empty")
+    if not changes:
+        console.say("nothing to change")
+
+
+@services.command(
+    epilog=example(
+        "sudo pibuild services check",
+        "sudo pibuild services check --nodes",
+        "sudo pibuild services check --role login   # on the backup node, when the login node seems dead",
+        "sudo pibuild services check --json | jq -r '.[] | select(.result == \"broken\") | .hint'",
+    )
+)
+@click.option("--role", type=click.Choice(["login", "backup"]), help="Which server; default: the one this machine is.")
+@cluster_option
+@_root_option
+@click.option("--nodes", is_flag=True, help="Also ask every node whether its ssh answers.")
+@json_option
+def check(
+    role: Literal["login", "backup"] | None, cluster_file: Path | None, root: Path, nodes: bool, as_json: bool
+) -> None:
+    """Say which part of a server is broken, and what to type.
+
+    Asks DHCP for every node's address, TFTP for its config.txt and NFS for its root, as a board would; and looks at
+    disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. What it cannot see,
+    from elsewhere or without root, is unknown and not ok. Exits with 6 when something is broken.
+    """
+    from builder.errors import VerdictError
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.services.files import serving
+    from builder.services.probe import ask
+    from builder.services.record import served_as
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    found = ask(serving(inventory, role or served_as(root) or "login"), root, nodes=nodes)
+    if as_json:
+        console.print_json(plain(found))
+    else:
+        console.print_table(("check", "result", "what was found"), [(one.check, one.result, one.told) for one in found])
+    broken = [one for one in found if one.result == "broken"]
+    if broken:
+        names = ", ".join(dict.fromkeys(one.check for one in broken))
+        first, *more = [f"{one.check}: {one.hint}" for one in broken]
+        raise VerdictError(f"broken: {names}", hint="\n      ".join([first, *more]))
+
+
+@services.command(
+    epilog=example(
+        "sudo pibuild services apply --role login",
+        "pibuild services apply --role backup --root /mnt/backup",
+    )
+)
+@_inventory_options
+@_root_option
+@json_option
+def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
+    """Replace the servers' files and reload.
+
+    What is not installed is named at once, and the servers' own checkers read the new files: then nothing has changed
+    yet. When a server does not take them, files and servers are put back; directories that were made and leases that
+    were taken out stay so. What an earlier apply wrote and nobody wants any more goes. What was there is kept in
+    /var/backups/pibuild/services. Needs root.
+    """
+    from builder.run import require_root
+    from builder.services.apply import apply as apply_files
+    from builder.services.check import say_checked
+    from builder.services.files import shortcoming
+    from builder.services.live_disk import sharing
+    from builder.services.record import note_role
+    from builder.services.tell import Servers
+
+    here, files = _files(role, cluster_file)
+    live = root == Path("/")
+    if live:
+        require_root("services apply")
+    servers = Servers(here=here) if live else None
+    applied = apply_files(files, root, servers=servers)
+    note_role(root, role)
+    for told in (shortcoming(here), *(sharing(here) if live else ())):
+        if told:
+            console.warn(told)
+    commands = servers.said if servers else []
+    if as_json:
+        changes = [{"path": str(change.path), "kind": change.kind} for change in applied.changes]
+        console.print_json({**plain(applied), "changes": changes, "commands": plain(commands)})
+        return
+    say_checked(applied.checked)
+    for change in applied.changes:
+        console.say(f"{change.kind}: {change.path}")
+    for command in commands:
+        console.say(f"ran: {' '.join(command)}")
+    console.say(f"what was there before: {applied.backup}" if applied.backup else "nothing to change")
+
+
+def _files(role: Literal["login", "backup"], cluster_file: Path | None) -> tuple[Serving, tuple[ConfigFile, ...]]:
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.services.files import serving
+    from builder.services.render import render as render_files
+
+    inventory = load_inventory(find_inventory(cluster_file))
+    return serving(inventory, role), render_files(inventory, role)

@@ -1,0 +1,1 @@
+"""YAML with places, and pydantic's errors in words."""

@@ -1,0 +1,1 @@
+"""Programs of another architecture inside a root."""

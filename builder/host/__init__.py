@@ -1,0 +1,1 @@
+"""Tools of the machine: files, cache, mounts, downloads, clients of network protocols."""

@@ -1,0 +1,1 @@
+"""Disk images: written without mounting, read, attached, published."""

@@ -1,0 +1,133 @@
+"""Block maps in bmaptool's format, version 2.0: which blocks of an image have to be written, with checksums.
+
+Unmapped are the blocks that no file system uses, which is read from the file systems themselves. Not every block of
+zeros: bmaptool leaves an unmapped block of the card as it was, so zeros that a file, an inode table or a FAT relies on
+have to be written. And not the holes of the image file, which are the business of the file system it lies on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import HostError
+from builder.image.fat_write import used_end
+from builder.image.partitions import FAT32_LBA, LINUX, MIB, Layout, Partition
+from builder.run import find_tool, run
+
+BLOCK = 4096
+_CHUNK = MIB
+_SUM = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Blocks of 4096 bytes from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+
+def used_ranges(image: Path, layout: Layout) -> tuple[Range, ...]:
+    """Return the blocks that are in use: the partition table's and those of each file system, joined and in order.
+
+    A partition of an unknown kind counts as used from end to end.
+    """
+    ranges = [Range(first=0, last=0)]
+    for partition in layout.partitions:
+        ranges += _used(image, partition)
+    return _joined(ranges)
+
+
+def _used(image: Path, partition: Partition) -> Iterable[Range]:
+    begin = partition.start // BLOCK
+    if partition.kind == FAT32_LBA:
+        return [Range(first=begin, last=(used_end(image, partition.start) - 1) // BLOCK)]
+    if partition.kind == LINUX:
+        return (Range(first=begin + each.first, last=begin + each.last) for each in _used_ext4(image, partition))
+    return [Range(first=begin, last=(partition.end - 1) // BLOCK)]
+
+
+def _used_ext4(image: Path, partition: Partition) -> Iterator[Range]:
+    """Yield the ranges between the free ones that dumpe2fs(8) prints for each group."""
+    told = run(
+        [find_tool("dumpe2fs", package="e2fsprogs"), f"{image.name}?offset={partition.start}"],
+        what="reading the root file system's block bitmaps",
+        cwd=image.absolute().parent,
+    ).stdout
+    size = re.search(r"^Block size: +(\d+)$", told, re.MULTILINE)
+    count = re.search(r"^Block count: +(\d+)$", told, re.MULTILINE)
+    if not size or not count or int(size[1]) != BLOCK:
+        raise HostError(f"{image}: no ext4 with blocks of {BLOCK} bytes", hint="the image is not this program's")
+    following = 0
+    for line in re.findall(r"^  Free blocks: ([-\d, ]+)$", told, re.MULTILINE):
+        for piece in line.split(", "):
+            first, _, last = piece.partition("-")
+            if int(first) > following:
+                yield Range(first=following, last=int(first) - 1)
+            following = int(last or first) + 1
+    if following < int(count[1]):
+        yield Range(first=following, last=int(count[1]) - 1)
+
+
+def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    joined: list[Range] = []
+    for each in sorted(ranges, key=lambda each: each.first):
+        if joined and each.first <= joined[-1].last + 1:
+            joined[-1] = Range(first=joined[-1].first, last=max(joined[-1].last, each.last))
+        else:
+            joined.append(each)
+    return tuple(joined)
+
+
+def make_bmap(image: Path, ranges: Iterable[Range]) -> str:
+    """Return the block map of an image as XML: the SHA-256 of every range, and that of the map itself.
+
+    The last is taken over the text with 64 zeros in its place (bmaptool's BmapCreate.py).
+    """
+    size = image.stat().st_size
+    ranges = tuple(ranges)
+    blocks = -(-size // BLOCK)
+    mapped = sum(each.last - each.first + 1 for each in ranges)
+    with image.open("rb", buffering=0) as file:
+        lines = [
+            f'        <Range chksum="{_sha256(file.fileno(), each, size)}"> {_text(each)} </Range>' for each in ranges
+        ]
+    text = "\n".join(
+        [
+            '<?xml version="1.0" ?>',
+            '<bmap version="2.0">',
+            f"    <ImageSize> {size} </ImageSize>",
+            f"    <BlockSize> {BLOCK} </BlockSize>",
+            f"    <BlocksCount> {blocks} </BlocksCount>",
+            f"    <MappedBlocksCount> {mapped} </MappedBlocksCount>",
+            "    <ChecksumType> sha256 </ChecksumType>",
+            f"    <BmapFileChecksum> {_SUM} </BmapFileChecksum>",
+            "    <BlockMap>",
+            *lines,
+            "    </BlockMap>",
+            "</bmap>",
+            "",
+        ]
+    )
+    return text.replace(f" {_SUM} ", f" {hashlib.sha256(text.encode()).hexdigest()} ", 1)
+
+
+def _text(each: Range) -> str:
+    return str(each.first) if each.first == each.last else f"{each.first}-{each.last}"
+
+
+def _sha256(descriptor: int, each: Range, size: int) -> str:
+    total = hashlib.sha256()
+    at, end = each.first * BLOCK, min((each.last + 1) * BLOCK, size)
+    while at < end:
+        piece = os.pread(descriptor, min(_CHUNK, end - at), at)
+        if not piece:
+            raise HostError("the image ends before its last block", hint="something else writes to it")
+        total.update(piece)
+        at += len(piece)
+    return total.hexdigest()

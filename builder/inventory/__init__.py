@@ -1,0 +1,1 @@
+"""cluster.yaml: who is who, checked and resolved."""

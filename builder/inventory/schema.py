@@ -1,0 +1,233 @@
+"""cluster.yaml as a person writes it: the cluster, its nodes, and the roles and groups whose settings nodes inherit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from builder.firmware.boards import NAMES
+
+Role = Literal["login", "backup", "master", "worker"]
+ROLES: tuple[str, ...] = ("login", "backup", "master", "worker")
+
+
+class Written(BaseModel):
+    """What all models of the file share: unknown keys are errors, values are kept as written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class K3s(Written):
+    """How k3s runs on a node whose image has it; without a network root there is nothing to set."""
+
+    volume: str = Field(
+        default="none",
+        pattern=r"^(none|[1-9][0-9]*[MGT]|(LABEL|UUID|PARTUUID|PARTLABEL)=[A-Za-z0-9._-]+|/dev/[A-Za-z0-9._/-]+)$",
+        description="ext4 at /var/lib/rancher: none, a size (8G: a file of the node's own), or a disk (LABEL=k3s)",
+    )
+    config: dict[str, str | int | bool | list[str]] = Field(
+        default={}, description="options of k3s server or agent, without dashes; they replace those pibuild sets"
+    )
+
+
+class Metrics(Written):
+    """How a node's metrics reach their store; each level of the file may set any of it, the nearest one winning."""
+
+    mode: Literal["local", "site-agent", "scraped", "off"] = Field(
+        default="scraped",
+        description="local: forwards its own, through a queue on disk; site-agent: and those of scraped nodes; "
+        "scraped: is read over the network, by a site agent or the store itself; off: answers on localhost alone",
+    )
+    url: str | None = Field(default=None, description="where to write (remote_write): https://…/api/v1/write")
+    store: Literal["victoria-metrics", "prometheus"] = Field(
+        default="victoria-metrics", description="what answers there"
+    )
+    ca: str | None = Field(default=None, description="certificates that sign the store's, a file beside this one")
+    interval: str = Field(
+        default="60s", pattern=r"[1-9][0-9]*[sm]", description="between two samples of everything but the heartbeat"
+    )
+    rate: int = Field(default=0, ge=0, description="bytes a second that a backlog may take of the uplink; 0: all of it")
+
+
+class Settings(Written):
+    """What a node may set, or inherit from its groups, its role, and `defaults`, the nearest one winning.
+
+    Labels, metrics and the kernel's words add up; everything else replaces.
+    """
+
+    board: str | None = Field(default=None, description=f"model: one of {NAMES}")
+    image: str | None = Field(default=None, description="name of the golden image the node boots")
+    site: str | None = Field(default=None, description="where the node stands; a label of its metrics and alerts")
+    user: str | None = Field(default=None, description="login name for ssh")
+    boot: Literal["network", "local"] | None = Field(
+        default=None, description="network: boots from the login node; local: has its own disk and is only known of"
+    )
+    root: Literal["auto", "copy", "reflink", "shared"] | None = Field(
+        default=None, description="how the NFS root is made; auto takes what the file system can do"
+    )
+    persist: list[str] | None = Field(default=None, description="paths that a node with a shared root keeps, over NFS")
+    cmdline: list[str] = Field(default=[], description="words added to the kernel's command line")
+    backup: bool | None = Field(default=None, description="whether restic backs the node up")
+    metrics: Metrics = Field(default=Metrics(), description="how its metrics reach their store")
+    labels: dict[str, str] = Field(default={}, description="labels for Kubernetes and metrics")
+    models: dict[str, str] | None = Field(default=None, description="models it fetches: name to version")
+    k3s: K3s | None = Field(default=None, description="how k3s runs there")
+
+
+class NodeEntry(Settings):
+    """One board."""
+
+    name: str = Field(description="host name; an underscore becomes a hyphen, the written name stays as an alias")
+    aliases: list[str] = Field(default=[], description="further names it answers to in ssh and hosts files")
+    serial: str = Field(description="8 hex digits, in quotes; of 16 the last 8 count")
+    mac: str = Field(description="of its Ethernet port: aa:bb:cc:dd:ee:ff")
+    address: str = Field(description="its IPv4 address in the cluster's subnet")
+    port: int | None = Field(default=None, ge=1, description="port of the switch it hangs on; for power cycling")
+    role: Role = Field(description="login, backup, master or worker")
+    groups: list[str] = Field(default=[], description="groups it inherits settings from, the first one winning")
+
+
+class ServerEntry(Written):
+    """One of the two machines that serve the others."""
+
+    node: str = Field(description="name of the node that is this server")
+    interface: str = Field(default="eth0", description="its port on the cluster's network")
+    uplink: str | None = Field(
+        default=None, description="its port to the world; with it, it translates addresses (NAT)"
+    )
+
+
+class Servers(Written):
+    """Who serves: the login node, and the backup node, which gives boards their addresses beside the login node."""
+
+    login: ServerEntry
+    backup: ServerEntry | None = None
+
+
+class Pools(Written):
+    """Ranges of addresses (`a-b`, `a/len` or one address) that no node may have."""
+
+    services: str | None = Field(default=None, description="virtual addresses that MetalLB hands to services")
+    dynamic: str | None = Field(default=None, description="what DHCP gives to boards that are not in this file")
+
+
+class Dhcp(Written):
+    """The DHCP server."""
+
+    server: Literal["isc-dhcp", "dnsmasq", "kea"] = "isc-dhcp"
+    lease: str = Field(
+        default="infinite", pattern=r"infinite|[1-9][0-9]*[smhd]", description="of the reservations: 12h"
+    )
+
+
+class Tftp(Written):
+    """The TFTP server."""
+
+    server: Literal["tftpd-hpa", "dnsmasq"] = "tftpd-hpa"
+
+
+class Nfs(Written):
+    """The NFS server."""
+
+    server: Literal["kernel", "ganesha"] = "kernel"
+
+
+class StagingWindow(Written):
+    """When nodes may begin to fetch a new version of a model, each at a moment of its own."""
+
+    start: str = Field(default="01:00", pattern=r"([01][0-9]|2[0-3]):[0-5][0-9]", description="time of day on the node")
+    length: str = Field(default="4h", pattern=r"[1-9][0-9]*[mh]", description="how long it is: 30m, 4h")
+
+
+class Models(Written):
+    """Where nodes fetch models from, when, and whom they trust."""
+
+    store: str = Field(pattern=r"https?://[^\s?#]+", description="address at which a web server has the store")
+    window: StagingWindow = StagingWindow()
+    limit: str | None = Field(default=None, pattern=r"[1-9][0-9]*[KM]?", description="bytes per second and node: 500K")
+    signed: bool = Field(default=True, description="whether a version has to be signed")
+    signers: list[str] = Field(
+        default=[], description="public ssh keys that may sign, beside the one the login node opens nodes with"
+    )
+
+
+class Fleet(Written):
+    """The fleet manager, which nodes report to."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+        description="where `pibuild fleet serve` answers, http or https, port 9340; without it no node reports",
+    )
+
+
+class Backup(Written):
+    """Where nodes that say `backup: true` bring their backups, and what is in them beside /etc and /var/lib/pibuild.
+
+    Keys and passwords have no place here: they are in the nodes' state on the login node.
+    """
+
+    repository: str = Field(
+        description="directory, bucket or server; each node has its own repository below it, of its name:"
+        " rest:https://backup.example:8000, s3:https://store.example/bucket, sftp:user@host:/srv/backup or /srv/backup"
+    )
+    gateway: str | None = Field(
+        default=None, description="node whose rest-server it is: nodes can only add, and it forgets, prunes and checks"
+    )
+    paths: list[str] = Field(default=[], description="what else is backed up; a path that is missing is an error")
+    exclude: list[str] = Field(default=[], description="what is not: patterns as restic's --exclude takes them")
+    schedule: str = Field(
+        default="*-*-* 02:10:00", description="systemd.time(7); each node starts up to two hours later"
+    )
+
+
+class Cluster(Written):
+    """What all nodes have in common."""
+
+    name: str
+    subnet: str = Field(description="192.168.2.0/24")
+    gateway: str = Field(description="the way out for the nodes; usually the login node")
+    dns: list[str] = Field(default=[], description="name servers for the nodes; empty: the gateway")
+    domain: str | None = Field(default=None, description="appended to the nodes' names")
+    timezone: str = "Etc/UTC"
+    ntp: list[str] = Field(default=[], description="time servers for the nodes; empty: those of the image or of DHCP")
+    servers: Servers
+    pools: Pools = Pools()
+    netboot: str = Field(
+        default="/srv/netboot", description="directory on the login node that holds roots and TFTP files"
+    )
+    dhcp: Dhcp = Dhcp()
+    tftp: Tftp = Tftp()
+    nfs: Nfs = Nfs()
+    models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
+    fleet: Fleet = Fleet()
+    backup: Backup | None = Field(default=None, description="where backups go; without it no node makes any")
+
+
+class InventoryFile(Written):
+    """The whole file."""
+
+    cluster: Cluster
+    defaults: Settings = Settings()
+    roles: dict[Role, Settings] = {}
+    groups: dict[str, Settings] = {}
+    nodes: list[NodeEntry]
+
+
+BUILT_IN: Mapping[str, object] = {
+    "board": "pi4",
+    "image": "golden",
+    "site": "",
+    "user": "ubuntu",
+    "boot": "network",
+    "root": "auto",
+    "persist": [],
+    "cmdline": [],
+    "backup": False,
+    "metrics": {},
+    "labels": {},
+    "models": {},
+    "k3s": K3s(),
+}

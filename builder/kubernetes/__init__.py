@@ -1,0 +1,1 @@
+"""What a node needs as part of a k3s cluster."""

@@ -1,0 +1,1 @@
+"""A login node's network inside this machine, and machines that boot from it."""

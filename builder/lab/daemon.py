@@ -1,0 +1,172 @@
+"""A lab that goes on in the background, for a person: started, asked, entered and ended by commands.
+
+DEST/lab/lab.json says what runs; it counts while DEST/.lab is locked by the process that it names. When that process
+ends, however it does, the kernel ends everything in the lab's namespace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from builder.errors import HostError, InputError, PibuildError, Problem
+from builder.host.ending import unwind_on_signals
+from builder.inventory.load import Inventory
+from builder.lab.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
+from builder.netboot.layout import Netboot, write
+from builder.run import find_tool, require_root
+
+_WAIT = 15.0  # seconds for a lab to end
+
+
+def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOptions) -> dict[str, Any]:
+    """Start a lab in the background; return what runs, as `status` does.
+
+    Raises InputError when one runs there already or a node boots nothing from there, HostError when it fails.
+    """
+    require_root("lab up")
+    check_host()
+    netboot = Netboot(dest.absolute())
+    if holder(netboot.dest):
+        hint = f"sudo pibuild lab status --dest {dest}; sudo pibuild lab down --dest {dest}"
+        raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint))
+    for name in names:
+        require_exploded(netboot, inventory.node(name))
+    options = replace(options, logs=options.logs.absolute() if options.logs else None)
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _stay(inventory, names, netboot, options, writing)
+    os.close(writing)
+    try:
+        with os.fdopen(reading, "rb") as pipe:
+            said = pipe.read().decode()
+    except BaseException:  # a signal: what is half up goes too
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    if said != "up":
+        raise HostError(said or "the lab ended before it was up", hint="pibuild boot --netboot shows more")
+    return status(netboot.dest)
+
+
+def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options: LabOptions, said: int) -> NoReturn:
+    """Be the lab's process until a signal ends it; lets go of the caller's terminal and files."""
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nothing, descriptor)
+    for descriptor in sorted(int(name) for name in os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, not files
+        if descriptor > 2 and descriptor != said:  # noqa: PLR2004 - stderr
+            with contextlib.suppress(OSError):  # the listing's own
+                os.close(descriptor)
+    unwind_on_signals()
+    try:
+        with lab(inventory, netboot.dest, options) as here:
+            for name in names:
+                here.boot(name, at_once=len(names))
+            write(_report(netboot.dest), json.dumps(_facts(here)).encode(), 0o600)
+            os.write(said, b"up")
+            os.close(said)
+            while True:
+                signal.pause()
+    except (SystemExit, KeyboardInterrupt):
+        os._exit(0)
+    except PibuildError as error:
+        os.write(said, str(error).encode())
+        os._exit(error.exit_code)
+    except BaseException as error:  # noqa: BLE001 - nobody above would show it
+        os.write(said, f"{type(error).__name__}: {error}".encode())
+        os._exit(1)
+
+
+def _report(dest: Path) -> Path:
+    return dest / "lab" / "lab.json"
+
+
+def _facts(here: Lab) -> dict[str, Any]:
+    return {
+        "namespace": here.namespace.holder,
+        "nodes": {
+            name: {
+                "address": str(node.address),
+                "process": node.process.pid if node.process else 0,
+                "state": str(node.machine.state),
+                "logs": str(node.machine.logs),
+                "ssh": [str(word) for word in node.shell.argv()],
+            }
+            for name, node in here.nodes.items()
+        },
+        "aliases": {alias: node.name for node in here.inventory.nodes for alias in node.aliases},
+    }
+
+
+def _read(dest: Path) -> dict[str, Any]:
+    """Return what was written about the lab that runs in the background, {} when none does."""
+    if not holder(dest) or not _report(dest).is_file():
+        return {}
+    return dict(json.loads(_report(dest).read_text()))
+
+
+def status(dest: Path) -> dict[str, Any]:
+    """Return what runs: `running`, `process`, and by node `address`, `state`, `starts`, `console`."""
+    facts = _read(dest)
+    nodes = {name: _node(name, node) for name, node in facts.get("nodes", {}).items()}
+    return {"running": bool(facts), "process": holder(dest) if facts else 0, "nodes": nodes}
+
+
+def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    path, process = Path(facts["state"]), Path("/proc") / str(facts["process"]) / "stat"
+    said = dict(json.loads(path.read_text())) if path.is_file() else {"number": 1, "state": "loading"}
+    runs = process.is_file() and process.read_text().rpartition(")")[2].split()[0] != "Z"
+    state = said["state"] if runs or said["state"] in {"off", "refused", "lost"} else "lost"
+    console = str(Path(facts["logs"]) / f"{name}.{said['number']}.log")
+    return {"address": facts["address"], "state": state, "starts": said["number"], "console": console}
+
+
+def log_in(dest: Path, name: str, command: Sequence[str]) -> NoReturn:
+    """Become ssh to a node, in the lab's network. Raises InputError when the node does not run there."""
+    require_root("lab ssh")
+    facts = _read(dest)
+    nodes = facts.get("nodes", {})
+    node = nodes.get(facts.get("aliases", {}).get(name, name))
+    if node is None:
+        running = f"running: {', '.join(nodes)}" if nodes else f"sudo pibuild lab up {name}"
+        raise InputError(Problem(message=f"{name} does not run in a lab of {dest}", hint=running))
+    nsenter = find_tool("nsenter", package="util-linux")
+    argv = ["nsenter", f"--net=/proc/{facts['namespace']}/ns/net", "--", *node["ssh"], *command]
+    os.execv(nsenter, argv)  # noqa: S606 - becomes it
+
+
+def stop(dest: Path) -> bool:
+    """End the lab that runs in the background, and remove what one that was killed left. Returns whether one ran.
+
+    Raises InputError when what runs from there is a test in the foreground.
+    """
+    require_root("lab down")
+    process = holder(dest)
+    if process and not _read(dest):
+        message = f"a netboot test runs from {dest}: process {process}"
+        raise InputError(Problem(message=message, hint="wait for it, or end it there (Ctrl-C)"))
+    for number in (signal.SIGTERM, signal.SIGKILL) if process else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+        until = time.monotonic() + _WAIT
+        while holder(dest) and time.monotonic() < until:
+            time.sleep(0.05)
+    if holder(dest):
+        raise HostError(f"process {process} does not end", hint=f"ps {process}")
+    shutil.rmtree(dest / "lab", ignore_errors=True)
+    return bool(process)

@@ -1,0 +1,1 @@
+"""Language models: published in chunks, verified, collected."""

@@ -1,0 +1,1 @@
+"""The directory that diskless nodes boot from, and what goes into it."""

@@ -1,0 +1,108 @@
+"""Ask before a board is switched whether it would start what it gets: its files, and its kernel's drivers.
+
+The files are the node's own boot directory, asked by the simulated bootloader as a TFTP server would send them. The
+kernel and its initramfs are the generation's: they are looked into once, however many nodes boot them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.console import warn
+from builder.errors import PibuildError
+from builder.firmware.boards import BOARDS, NETBOOTED
+from builder.firmware.boot_files import MOST_BYTES, Answer, DirectoryTree
+from builder.firmware.boot_state import Eeprom
+from builder.firmware.config_eval import CONFIG_LIMIT
+from builder.firmware.simulate import simulate
+from builder.host.confine import resolve_in
+from builder.image.initramfs import read_initramfs
+from builder.image.kernel import read_kernel
+from builder.inventory.load import Node
+from builder.netboot.generation import Generation
+from builder.verify.drivers import OVERLAY, find_drivers, lacking
+
+_NOT_SEEN = "not seen: "
+_FACTS = 16 << 20  # bytes of modules.dep and its like that are read; the biggest have one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Glance:
+    """A boot directory whose big files are seen and not read: a Tree."""
+
+    tree: DirectoryTree
+
+    def probe(self, name: str) -> Answer:
+        """Say whether the server would send a file."""
+        return self.tree.probe(name)
+
+    def read(self, name: str) -> Answer:
+        """Return a small file's content, of a big one the first of it alone."""
+        seen = self.tree.probe(name)
+        if seen.outcome == "found" and (seen.size or 0) > CONFIG_LIMIT:
+            return Answer(outcome="found", size=seen.size, data=b"\0")
+        return self.tree.read(name)
+
+
+def ask_boards(asked: Iterable[tuple[Node, Generation, Path, bool]]) -> dict[str, str]:
+    """Return, by the name of a node, why its board would stop or not reach its root; what cannot be told is warned of.
+
+    Each is asked with the generation, the boot directory it is to boot from, and whether its root is a shared one.
+    """
+    stopped = {}
+    unseen: dict[str, list[str]] = {}
+    for node, generation, boot, shared in asked:
+        try:
+            said = _ask(node, generation, boot, shared=shared)
+        except (OSError, PibuildError) as error:  # a node writes in its boot directory
+            said = f"its boot files cannot be read: {error}"
+        if said.startswith(_NOT_SEEN):
+            unseen.setdefault(f"a {node.board}: {said.removeprefix(_NOT_SEEN)}", []).append(node.name)
+        elif said:
+            stopped[node.name] = said
+    for told, names in unseen.items():
+        warn(f"whether {len(names)} of the nodes ({names[0]}…) reach their root was not seen, each {told}")
+    return stopped
+
+
+def _ask(node: Node, generation: Generation, boot: Path, *, shared: bool) -> str:
+    board = BOARDS[node.board]
+    if node.board not in NETBOOTED:
+        return f"a {board.title} is not known to boot over the network: boot: local, or one of {', '.join(NETBOOTED)}"
+    own = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # `boot` is what its serial leads to
+    report = simulate(_Glance(tree=DirectoryTree(root=boot)), node.board, node.serial, mac=node.mac, eeprom=own)
+    if report.stop is not None:
+        return f"its {board.title} would stop ({report.stop_kind}): {report.stop}"
+    loaded = (report.kernel or "", report.dtb or "", *report.initramfs)
+    lacks = _lacks(generation.directory, node.board, loaded, shared=shared)
+    if lacks and not lacks.startswith(_NOT_SEEN):
+        return f"its {board.title} would start the kernel and not reach its root: {lacks} (docs/boards.md)"
+    return lacks
+
+
+@functools.cache
+def _lacks(generation: Path, board: str, names: tuple[str, ...], *, shared: bool) -> str:
+    """Return what a generation's kernel lacks to reach a root over the network; it never changes, so once is enough."""
+
+    def read(path: str, root: Path = generation / "root", limit: int = _FACTS) -> bytes | None:
+        file = resolve_in(root, path)
+        if not file.is_file():
+            return None
+        with file.open("rb") as opened:
+            return opened.read(limit)
+
+    kernel, dtb, *initramfs = (read(name, generation / "boot", MOST_BYTES) for name in names)
+    version = read_kernel(kernel or b"").version
+    if not version:
+        return f"not seen: {names[0]} is no kernel whose version it says"
+    try:
+        unpacked = [read_initramfs(data) for data in initramfs if data is not None]
+    except PibuildError as error:
+        return f"not seen: {', '.join(names[2:])}: {error}"
+    loadable = {module for each in unpacked for module in each.drivers.get(version, ())}
+    found = find_drivers(read, version, loadable)
+    way = BOARDS[board].ways["network"]
+    return "; ".join(lacking(found, way, OVERLAY if shared else (), dtb=dtb))

@@ -1,0 +1,375 @@
+"""The directory on the login node that diskless nodes boot from, and how it changes: by one rename at a time.
+
+    generations/DIGEST/       an image's files, read-only: root/, boot/, meta.json
+    roots/NODE/NAME/          a root file system of a node, NAME = DIGEST-KEY
+    roots/NODE/persist/       what the node keeps whichever root it boots
+    tftp/boot/NODE/NAME/      the boot files that go with that root, mounted on the node's /boot/firmware
+    tftp/SERIAL               -> boot/NODE/NAME: what the board boots
+    nfs/NODE                  -> ../roots/NODE/NAME: the same, for people and programs
+    state/NODE/               host keys, machine-id and the like; 0700, outlives every root
+    state/.roots/NODE/        how each root was made and what the node booted before: builder/netboot/record.py
+    held/NODE                 the root that the node went back to and stays with
+    tmp/                      work in progress; what lies there when nobody holds the lock is swept
+
+`tftp/SERIAL` is what counts. The command line in a boot directory names its own root in full, so that one rename
+switches kernel and root together, and nothing that a running node has mounted is ever moved or written. For that a
+server exports the parents: `roots/NODE` and `tftp/boot/NODE`, and `generations` read-only to nodes with a shared root.
+
+In those two a node's root user does as it likes: rename, replace by links, fill. What lies there is looked at by
+`lstat` and by what `builder.host.confine` holds, never followed and never trusted. `roots` and `generations` are root's
+alone (0700), as a program there that is setuid would be so on the login node, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from builder.console import warn
+from builder.errors import HostError, InputError, Problem
+from builder.host.confine import held, is_directory, is_there
+from builder.host.dirmode import let_in
+from builder.host.locks import take
+from builder.host.unwritable import unwritable
+from builder.netboot.record import Record, bring_over, is_root_name, read_record, record_text
+from builder.run import run
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+PERSIST = "persist"
+
+
+@dataclass(frozen=True, slots=True)
+class Netboot:
+    """The directory of a login node; nothing is created before the lock is taken."""
+
+    dest: Path
+
+    @property
+    def generations(self) -> Path:
+        """Images' files."""
+        return self.dest / "generations"
+
+    @property
+    def roots(self) -> Path:
+        """Nodes' root file systems."""
+        return self.dest / "roots"
+
+    @property
+    def tftp(self) -> Path:
+        """What the TFTP server serves."""
+        return self.dest / "tftp"
+
+    @property
+    def state(self) -> Path:
+        """What outlives every root, by node."""
+        return self.dest / "state"
+
+    @property
+    def login_key(self) -> Path:
+        """The private key that opens every node; whoever explodes makes it, once."""
+        return self.state / ".cluster" / "id_ed25519"
+
+    @property
+    def records(self) -> Path:
+        """What is on record about roots, by node."""
+        return self.state / ".roots"
+
+    @property
+    def tmp(self) -> Path:
+        """Work in progress."""
+        return self.dest / "tmp"
+
+    def root(self, node: str, name: str) -> Path:
+        """Return the root of a node."""
+        return self.roots / node / name
+
+    def boot(self, node: str, name: str) -> Path:
+        """Return the boot files that go with a root."""
+        return self.tftp / "boot" / node / name
+
+    def current(self, serial: str) -> str:
+        """Return the name of the root that a board boots, "" for a board that boots nothing from here."""
+        link = self.tftp / serial
+        return link.readlink().name if link.is_symlink() else ""
+
+    def booted(self) -> dict[str, tuple[str, str]]:
+        """Return what every board boots: serial to node and name of the root."""
+        links = {link.name: self._target(link.name) for link in self.tftp.iterdir() if link.is_symlink()}
+        return {serial: target for serial, target in links.items() if target[0]}
+
+    def _target(self, serial: str) -> tuple[str, str]:
+        link = self.tftp / serial
+        parts = link.readlink().parts if link.is_symlink() else ()
+        return (
+            (parts[1], parts[2]) if parts[:1] == ("boot",) and len(parts) == len(("boot", "NODE", "NAME")) else ("", "")
+        )
+
+    def former(self, node: str, serial: str) -> str:
+        """Return what a board's node was called before it was renamed, "" for one that never was."""
+        booting, name = self._target(serial)
+        if booting != node:
+            return booting
+        record = self.record(node, name)
+        return record.former if record else ""
+
+    def record(self, node: str, name: str) -> Record | None:
+        """Return what is on record about a root."""
+        return read_record(self.records, node, name)
+
+    def write_record(self, node: str, name: str, record: Record) -> None:
+        """Write what is known about a root, whole or not at all."""
+        (self.records / node).mkdir(mode=0o700, exist_ok=True)
+        self.write(self.records / node / f"{name}.json", record_text(record))
+
+    def names(self, node: str) -> list[str]:
+        """Return the names of a node's roots."""
+        home = self.roots / node
+        found = sorted(path.name for path in home.iterdir()) if is_directory(home) else []
+        return [name for name in found if is_root_name(name) and is_directory(home / name)]
+
+    def is_whole(self, node: str, name: str) -> bool:
+        """Return whether a root is there with its boot files."""
+        return is_root_name(name) and is_directory(self.root(node, name)) and is_directory(self.boot(node, name))
+
+    def held(self, node: str) -> str:
+        """Return the root that a node went back to and stays with, "" for one that goes with the others."""
+        path = self.dest / "held" / node
+        name = path.read_text().strip() if path.is_file() else ""
+        return name if is_root_name(name) else ""
+
+    def hold(self, node: str, name: str) -> None:
+        """Let a node stay with a root, whatever is exploded."""
+        (self.dest / "held").mkdir(exist_ok=True)
+        (self.dest / "held").chmod(0o755)  # who lists nodes need not be root
+        self.write(self.dest / "held" / node, f"{name}\n".encode())
+
+    def release(self, node: str) -> bool:
+        """Let a node go with the others again; return whether it was held."""
+        there = is_there(self.dest / "held" / node)
+        self.discard(self.dest / "held" / node)
+        return there
+
+    def switch(
+        self, node: str, serial: str, name: str, *, back: bool = False, booted: dict[str, tuple[str, str]] | None = None
+    ) -> None:
+        """Let a board boot a root from now on, and no other board boot as this node.
+
+        Going `back`, what that root had replaced stays on record: once more goes back further, not forth again.
+        `booted` saves reading it again for each of many nodes; it is kept up to date.
+        """
+        booted = self.booted() if booted is None else booted
+        before = self._target_of(node)
+        left = {(node, before), booted.get(serial, (node, ""))} - {(node, name), (node, "")}
+        if before != name and not back:
+            record = self.record(node, name)
+            if record is None:
+                raise HostError(f"nothing is on record about {self.root(node, name)}", hint="pibuild explode --fresh")
+            former = record.former or self.former(node, serial)
+            self.write_record(node, name, replace(record, former=former, previous=before))
+        self.point(self.tftp / serial, f"boot/{node}/{name}")
+        self.point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
+        booted[serial] = (node, name)
+        for other in [other for other, (booting, _) in booted.items() if booting == node and other != serial]:
+            (self.tftp / other).unlink()  # of a board that was replaced
+            del booted[other]
+        for old, root in left:
+            self.left(old, root)
+            if old != node and old not in {booting for booting, _ in booted.values()}:
+                (self.dest / "nfs" / old).unlink(missing_ok=True)
+
+    def _target_of(self, node: str) -> str:
+        link = self.dest / "nfs" / node
+        return link.readlink().name if link.is_symlink() else ""
+
+    def left(self, node: str, name: str) -> None:
+        """Note the day on which a root was left: `collect` counts from it."""
+        record = self.records / node / f"{name}.json"
+        if record.is_file():
+            record.touch()
+
+    def require(self) -> None:
+        """Raise InputError unless nodes boot from here: for what changes a directory and must not begin one."""
+        if not self.state.is_dir():
+            message = f"nothing was exploded into {self.dest}"
+            hint = "--dest DIR: where it was (cluster.netboot in the inventory); or sudo pibuild explode first"
+            raise InputError(Problem(message=message, hint=hint))
+
+    @contextlib.contextmanager
+    def locked(self, *, begin: bool = False) -> Iterator[None]:
+        """Hold the directory alone, and sweep what killed processes left; `begin` makes one where there is none.
+
+        Raises InputError where there is none to hold, HostError where that cannot be.
+        """
+        if not begin:
+            self.require()
+        try:
+            for path in (self.generations, self.roots, self.dest / "nfs", self.tftp / "boot", self.tmp):
+                path.mkdir(parents=True, exist_ok=True)
+            for path in (self.dest, self.dest / "nfs", self.tftp, self.tftp / "boot"):
+                let_in(path)
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            for path in (self.tmp, self.state, self.roots, self.generations):
+                path.chmod(0o700)
+        except OSError as error:
+            raise unwritable(self.dest, error, other="name another directory: --dest") from error
+        with (self.dest / ".lock").open("w") as file:
+            take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
+            until = time.monotonic() + _SWEEPING
+            for path in self.tmp.iterdir():
+                if time.monotonic() < until:
+                    remove(path, seconds=_SWEEPING)
+            self._bring_records_over()
+            yield
+
+    def _bring_records_over(self) -> None:
+        """Take over, once, the records that earlier versions kept where a node writes."""
+        if self.records.is_dir():
+            return
+        for left in self.state.glob(".roots.*"):
+            remove(left)
+        made = self.state / f".roots.{secrets.token_hex(4)}"  # perhaps a file system of its own
+        made.mkdir(mode=0o700)
+        taken = list(bring_over(self.roots, made))
+        os.sync()
+        made.rename(self.records)
+        for path in taken:
+            self.discard(path)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Give a new directory on the same file system, gone after the block."""
+        path = self._new()
+        path.mkdir()
+        try:
+            yield path
+        finally:
+            remove(path)
+
+    def point(self, link: Path, target: str) -> None:
+        """Let a symbolic link point elsewhere, in one rename; nothing happens when it does already."""
+        if link.is_symlink() and str(link.readlink()) == target:
+            return
+        new = self._new()
+        new.symlink_to(target)
+        new.replace(link)
+        _sync_directory(link.parent)
+
+    def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
+        """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
+        write(path, content, mode, by_way_of=self._new())
+
+    def discard(self, path: Path) -> None:
+        """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole.
+
+        A node may go on writing in it meanwhile, through what it has open.
+        """
+        aside = self._new()
+        try:
+            path.rename(aside)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            aside = path  # of the state, on a file system of its own, where no node writes
+        remove(aside)
+
+    def _new(self) -> Path:
+        """Return a name for work in progress: what a killed process leaves there is swept."""
+        return self.tmp / secrets.token_hex(6)
+
+    def flush(self) -> None:
+        """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
+        descriptor = os.open(self.dest, os.O_RDONLY)
+        try:
+            if _LIBC.syncfs(descriptor) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(self.dest))
+        finally:
+            os.close(descriptor)
+
+
+def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
+    """Write a file: complete under its name, or not at all."""
+    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with new.open("xb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        new.replace(path)
+    except OSError as error:
+        if by_way_of is None or error.errno != errno.EXDEV:
+            raise
+        new.unlink()  # what nodes never mount may be on a file system of its own: docs/security.md
+        write(path, content, mode)
+
+
+def remove(path: Path, *, seconds: float | None = None) -> None:
+    """Remove a file or a tree, without leaving its file system; btrfs subvolumes in it go as well.
+
+    `path` itself must lie where no node writes. Inside, one may at any moment: rm goes by descriptors and follows no
+    link, and a subvolume is moved here before it is named to btrfs. What is not gone after so many seconds, as somebody
+    goes on filling it, is left for the next run to sweep.
+    """
+    if not is_directory(path):
+        path.unlink(missing_ok=True)
+        return
+    until = time.monotonic() + (PATIENCE if seconds is None else seconds)
+    said = ""
+    for _ in range(_TRIES):
+        try:
+            argv: list[str | Path] = ["rm", "-rf", "--one-file-system", "--", path]
+            said = run(argv, check=False, timeout=max(until - time.monotonic(), 1)).stderr.strip()
+        except HostError as error:
+            said = error.message
+            break
+        if not is_there(path):
+            return
+        # rm takes a subvolume (another device number) for another file system: those are dropped as a whole
+        for subvolume in [path] if path.lstat().st_ino == _SUBVOLUME else _moved_out(path):
+            run(["btrfs", "subvolume", "delete", subvolume])
+        if not is_there(path):
+            return
+    warn(f"{path} is left for the next run to remove: {said.rpartition(chr(10))[2]}")
+
+
+PATIENCE = 30.0  # seconds; a root on a slow disk takes about as long
+_TRIES = 3
+_SWEEPING = 20  # seconds at the most before a command begins its own work
+_SUBVOLUME = 256  # inode number of a btrfs subvolume's own directory (BTRFS_FIRST_FREE_OBJECTID)
+
+
+def _moved_out(path: Path) -> list[Path]:
+    """Move the btrfs subvolumes of a tree, at most two directories down, beside it; return where they are."""
+    found = []
+    with held(path) as tree:
+        for inner in ("", *tree.names()):
+            known = tree.facts(inner)
+            if known is None or not stat.S_ISDIR(known.st_mode):
+                continue
+            with tree.directory(inner) as home:
+                for name in home.names():
+                    known = home.facts(name)
+                    if known is not None and stat.S_ISDIR(known.st_mode) and known.st_ino == _SUBVOLUME:
+                        aside = path.with_name(secrets.token_hex(6))
+                        os.rename(name, aside, src_dir_fd=home.descriptor)
+                        found.append(aside)
+    return found
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,172 @@
+"""What a node keeps whichever image it boots: host keys, machine-id, passwords of k3s and restic, tokens.
+
+Each file is made once and never again; whoever replaces one by hand finds it respected.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import HostError
+from builder.inventory.load import Node
+from builder.monitoring.forwarder import CONFIG, TOKEN
+from builder.netboot.layout import Netboot
+from builder.run import find_tool, run
+
+_MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
+BACKUP_PASSWORD, BACKUP_KEYS = "/etc/restic/password", "/etc/restic/keys"
+BACKUP_CA = "/etc/pibuild/backup-ca.pem"
+_CLUSTER = ".cluster"  # no node is called that
+_HOST_KEYS = ("ecdsa", "ed25519")  # every client since 2014 knows one; an RSA key would take a second of every node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFile:
+    """A file of a node's state, and where it goes in its root."""
+
+    path: str
+    content: bytes
+    mode: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeState:
+    """A node's state. `login_key` is the public half of the key that the login node opens every node with."""
+
+    machine_id: str
+    login_key: str
+    files: tuple[StateFile, ...]
+
+
+def machine_id(serial: str) -> str:
+    """Return the machine-id(5) of a board: 32 hex digits, a UUID of version 5 made of its serial number."""
+    return uuid.uuid5(_MACHINES, serial).hex
+
+
+def login_key_file(netboot: Netboot) -> Path:
+    """Return where the private half of the login node's key lies."""
+    return netboot.state / _CLUSTER / "id_ed25519"
+
+
+def read_state(netboot: Netboot, node: Node) -> NodeState | None:
+    """Return a node's state, None where it is not complete yet."""
+    home, cluster = netboot.state / node.name, netboot.state / _CLUSTER
+    wanted = _files(home, cluster)
+    needed = [source for source, _ in wanted.values()]
+    needed += [cluster / "id_ed25519.pub", home / "restic-http-password"]
+    if not all(source.is_file() for source in needed):
+        return None
+    return NodeState(
+        machine_id=(home / "machine-id").read_text().strip(),
+        login_key=(cluster / "id_ed25519.pub").read_text().strip(),
+        files=(
+            *(StateFile(path=path, content=source.read_bytes(), mode=mode) for path, (source, mode) in wanted.items()),
+            StateFile(path=BACKUP_KEYS, content=backup_keys(netboot, node), mode=0o600),
+            *_backup_ca(netboot),
+        ),
+    )
+
+
+def backup_keys(netboot: Netboot, node: Node) -> bytes:
+    """Return what a node shows to the store of its backups, lines of NAME=VALUE for the environment of restic.
+
+    What a person has put into the state's file `restic-keys` (AWS_ACCESS_KEY_ID=… and the like) comes with it.
+    """
+    home = netboot.state / node.name
+    password, own = home / "restic-http-password", home / "restic-keys"
+    lines = [f"RESTIC_REST_USERNAME={node.name}", f"RESTIC_REST_PASSWORD={password.read_text().strip()}"]
+    lines += own.read_text().splitlines() if own.is_file() else []
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def backup_ca(netboot: Netboot) -> Path:
+    """Return where the certificate is that the gateway of backups shows; there is none before it serves TLS."""
+    return netboot.state / _CLUSTER / "backup-ca.pem"
+
+
+def _backup_ca(netboot: Netboot) -> list[StateFile]:
+    path = backup_ca(netboot)
+    return [StateFile(path=BACKUP_CA, content=path.read_bytes(), mode=0o644)] if path.is_file() else []
+
+
+def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState]:
+    """Make what is missing of the nodes' state, and return it by node. The directory's lock must be held."""
+    cluster = netboot.state / _CLUSTER
+    cluster.mkdir(mode=0o700, exist_ok=True)
+    _once(netboot, cluster / "k3s-token", secrets.token_hex(32))
+    if not (cluster / "id_ed25519.pub").is_file():
+        _make_login_key(netboot, cluster)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+        made = threads.map(lambda node: _make(netboot, node), nodes)
+        return {node.name: state for node, state in zip(nodes, made, strict=True)}
+
+
+def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
+    """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
+    for node in nodes:
+        (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
+        _once(netboot, netboot.state / node.name / TOKEN, secrets.token_hex(32))
+    return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
+
+
+def _make(netboot: Netboot, node: Node) -> NodeState:
+    home = netboot.state / node.name
+    home.mkdir(mode=0o700, exist_ok=True)
+    _once(netboot, home / "machine-id", machine_id(node.serial))
+    _once(netboot, home / "k3s-node-password", secrets.token_hex(16))
+    _once(netboot, home / "restic-password", secrets.token_hex(32))
+    _once(netboot, home / "fleet-token", secrets.token_hex(32))
+    _once(netboot, home / "restic-http-password", secrets.token_hex(32))
+    _once(netboot, home / TOKEN, secrets.token_hex(32))
+    if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
+        _make_host_keys(netboot, home, node.name)
+    state = read_state(netboot, node)
+    if state is None:
+        raise HostError(f"the state of {node.name} is not whole: {home}", hint="is something else at work there?")
+    return state
+
+
+def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
+    """Return what goes where: path in the root to file of the state and mode."""
+    keys = [f"ssh_host_{kind}_key" for kind in _HOST_KEYS]
+    return {
+        "/etc/machine-id": (home / "machine-id", 0o444),
+        **{f"/etc/ssh/{key}": (home / key, 0o600) for key in keys},
+        **{f"/etc/ssh/{key}.pub": (home / f"{key}.pub", 0o644) for key in keys},
+        "/etc/rancher/node/password": (home / "k3s-node-password", 0o600),
+        "/etc/rancher/k3s/token": (cluster / "k3s-token", 0o600),
+        BACKUP_PASSWORD: (home / "restic-password", 0o600),
+        "/etc/pibuild/fleet-token": (home / "fleet-token", 0o600),
+        f"{CONFIG}/secrets/{TOKEN}": (home / TOKEN, 0o600),
+    }
+
+
+def _once(netboot: Netboot, path: Path, content: str) -> None:
+    if not path.exists():
+        netboot.write(path, f"{content}\n".encode(), 0o600)
+
+
+def _make_login_key(netboot: Netboot, cluster: Path) -> None:
+    keygen = find_tool("ssh-keygen", package="openssh-client")
+    with netboot.scratch() as scratch:
+        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "login node", "-f", scratch / "key"])
+        (scratch / "key").replace(cluster / "id_ed25519")
+        (scratch / "key.pub").replace(cluster / "id_ed25519.pub")
+
+
+def _make_host_keys(netboot: Netboot, home: Path, name: str) -> None:
+    """Make the host keys that are missing; the public half comes last and says that there is one."""
+    keygen = find_tool("ssh-keygen", package="openssh-client")
+    with netboot.scratch() as scratch:
+        for kind in _HOST_KEYS:
+            key = f"ssh_host_{kind}_key"
+            if not (home / f"{key}.pub").is_file():
+                run([keygen, "-q", "-t", kind, "-N", "", "-C", f"root@{name}", "-f", scratch / key])
+                (scratch / key).replace(home / key)
+                (scratch / f"{key}.pub").replace(home / f"{key}.pub")

@@ -1,0 +1,1 @@
+"""Archives of Debian and Ubuntu packages, and dpkg's database."""

@@ -1,0 +1,1 @@
+"""Recipes: what people write, checked and resolved."""

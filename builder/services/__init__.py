@@ -1,0 +1,1 @@
+"""The login and backup nodes' servers: rendered, applied, checked."""

@@ -1,0 +1,1 @@
+"""Whether an image would boot, and whether it did."""
