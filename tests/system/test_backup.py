@@ -113,17 +113,25 @@ def test_a_lost_file_comes_back(fleet: Fleet, tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "stopped").iterdir()} == {"etc", "var"}
 
 
+OWNED = ("shadow", "group", "hosts", "timezone", "rancher/k3s/config.yaml", "tuned.conf")  # by an image
+
+
+def _fill_etc(etc: Path) -> Path:
+    """Make an image's /etc, with what only this image has and what every image has; return a directory of links."""
+    for name in (*OWNED, "old-package.conf", "motd"):
+        (etc / name).parent.mkdir(parents=True, exist_ok=True)
+        (etc / name).write_text("of every image\n" if name == "motd" else f"{name} of the old image\n")
+    wants = etc / "systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True, exist_ok=True)
+    (wants / "old.service").symlink_to("/usr/lib/systemd/system/old.service")
+    return wants
+
+
 def test_a_recovery_leaves_what_a_new_image_and_the_inventory_own(fleet: Fleet) -> None:
     """Onto a root of another image: the person's changes and the node's data come back, the old image does not."""
     program, restore_on_node = "/usr/local/lib/pibuild/backup-baseline", "/usr/local/sbin/pibuild-restore"
     etc = fleet.root("yellow1") / "etc"
-    wants = etc / "systemd/system/multi-user.target.wants"
-    wants.mkdir(parents=True, exist_ok=True)
-    owned = ("shadow", "group", "hosts", "timezone", "rancher/k3s/config.yaml", "old-package.conf", "tuned.conf")
-    for name in owned:
-        (etc / name).parent.mkdir(parents=True, exist_ok=True)
-        (etc / name).write_text(f"{name} of the old image\n")
-    (wants / "old.service").symlink_to("/usr/lib/systemd/system/old.service")
+    wants = _fill_etc(etc)
     first = fleet.on("yellow1", program, "write")
     assert first.returncode == 0, first.stdout
 
@@ -138,11 +146,12 @@ def test_a_recovery_leaves_what_a_new_image_and_the_inventory_own(fleet: Fleet) 
     assert fleet.on("yellow1", program, "write").returncode == 0  # a later boot changes nothing
     with fleet.served():
         assert fleet.back_up("yellow1").returncode == 0
-        fleet.renew_image({name: f"{name} of the new image\n" for name in owned if name != "old-package.conf"})
+        fleet.renew_image({"motd": "of every image\n"} | {name: f"{name} of the new image\n" for name in OWNED})
         new = fleet.root("yellow1")
         assert new != etc.parent
-        before = {name: (new / "etc" / name).read_text() for name in (*owned[:5], "passwd", "fstab", "hostname")}
+        before = {name: (new / "etc" / name).read_text() for name in (*OWNED[:5], "passwd", "fstab", "hostname")}
         assert fleet.on("yellow1", program, "write").returncode == 0
+        (new / "etc/motd").write_text("spoilt since\n")
         asked = fleet.on("yellow1", restore_on_node, "--in-place")
         assert (asked.returncode, (new / "etc/app").exists()) == (2, False), asked.stdout
         assert "comes back: /etc/tuned.conf" in asked.stdout
@@ -155,6 +164,7 @@ def test_a_recovery_leaves_what_a_new_image_and_the_inventory_own(fleet: Fleet) 
         assert not (new / "etc/systemd/system/multi-user.target.wants/old.service").is_symlink()
         assert (new / "etc/systemd/system/multi-user.target.wants/mine.service").is_symlink()
         assert (new / "etc/tuned.conf").read_text() == "tuned.conf, changed by a person\n"
+        assert (new / "etc/motd").read_text() == "of every image\n"
         assert (new / "etc/app/a person's [own] $HOME.conf").read_text() == "mine\n"
         assert (new / "etc/app/link").readlink() == Path("../tuned.conf")
         assert ((new / "etc/app").stat().st_mode & 0o777, (new / "etc/app").stat().st_gid) == (0o750, 1000)
