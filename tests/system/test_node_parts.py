@@ -12,7 +12,7 @@ import pytest
 from builder.inventory.load import load_inventory
 from builder.lab.lab import Lab, LabNode
 from tests.system.lab import PATIENCE, PROJECT, explode, lab_of, pibuild
-from tests.unit.test_parts import PARTS
+from tests.unit.recipe.test_parts import PARTS
 
 pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
 RECIPES = PROJECT / "recipes"

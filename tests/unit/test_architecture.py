@@ -110,6 +110,8 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_every_folder_has_its_place() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(FOLDERS) - {""}
+    tested = {path.name for path in Path(__file__).parent.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert tested - {"golden"} <= folders
 
 
 def _module_list() -> str:

@@ -1,7 +1,7 @@
 """Each tests/recipes/NNN-slug.yaml is wrong, and NNN-slug.txt is exactly what is said about it.
 
-After a message was changed on purpose, `pytest tests/unit/test_invalid_recipes.py --regenerate` writes the .txt files
-anew; read the diff as somebody would who is woken up by it.
+After a message was changed on purpose, `pytest tests/unit/recipe/test_invalid_recipes.py --regenerate` writes the .txt
+files anew; read the diff as somebody would who is woken up by it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from builder.errors import InputError
 from builder.recipe.load import load_recipe
 
-RECIPES = Path(__file__).parent.parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 INVALID = sorted(RECIPES.glob("[0-9][0-9][0-9]-*.yaml"))
 
 

@@ -12,7 +12,7 @@ from builder.backup.repository import Repository, node_files, url_of
 from builder.errors import InputError
 from builder.inventory.load import Inventory, load_inventory
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 def inventory_with(tmp_path: Path, **backup: object) -> Inventory:

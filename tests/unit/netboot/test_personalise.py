@@ -27,7 +27,7 @@ from builder.netboot.personalise import (
 )
 from builder.netboot.state import NodeState, StateFile, machine_id
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     path = gguf.write(tmp_path / "1.gguf", gguf.tensors(4, SMALL))
     where = ["--store", str(tmp_path / "store")]
     command = ["models", "publish", str(path), "--name", "jen", "--version", "1", *where, "--json"]
-    cluster = Path(__file__).parents[2] / "cluster.yaml"
+    cluster = Path(__file__).parents[3] / "cluster.yaml"
     assert cli.run_command([*command, "--cluster", str(cluster)]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["added"] == path.stat().st_size

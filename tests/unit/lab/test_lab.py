@@ -22,7 +22,7 @@ from builder.services.nfs import GANESHA
 from builder.services.render import render
 from builder.verify.verdict import Check, Verdict
 
-LAB = load_inventory(Path(__file__).parents[2] / "cluster.yaml")
+LAB = load_inventory(Path(__file__).parents[3] / "cluster.yaml")
 MAC = "e4:5f:01:f5:f1:ae"
 MACHINE = Machine(
     node="yellow3",

@@ -15,7 +15,7 @@ from builder.services.files import ServerRole, serving
 from builder.services.packages import packages
 from tests.clusters import LAB
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 BASE = {"firmware", "kernel", "system", "access"}  # what it boots with, and is reached by
 
 

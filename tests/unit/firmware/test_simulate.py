@@ -19,7 +19,7 @@ from builder.firmware.boot_files import Answer, DirectoryTree
 from builder.firmware.config_eval import LINE_LIMIT, Identity, evaluate
 from builder.firmware.simulate import BootReport, Eeprom, explain, simulate
 
-CASES = sorted((Path(__file__).parent.parent / "bootloader").glob("*.yaml"))
+CASES = sorted((Path(__file__).parents[2] / "bootloader").glob("*.yaml"))
 SERIAL = "c0a3cab4"
 CMDLINE = "root=/dev/nfs ip=dhcp rw\n"
 

@@ -18,7 +18,7 @@ from builder.host.cache import Cache
 from builder.packages.apt import Deb, Resolution
 from builder.recipe.load import load_recipe
 
-GOLDEN = Path(__file__).parent / "golden" / "plan_keys.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "plan_keys.json"
 SHA = "5a" * 32
 RECIPE = f"""\
 name: fixture

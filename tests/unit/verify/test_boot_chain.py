@@ -196,7 +196,7 @@ def test_boards(tmp_path: Path) -> None:
         check_boot_chain(image, ["pi6"])
 
 
-TRIXIE = Path(__file__).parents[1] / "kernels" / "6.12.118+deb13-arm64"
+TRIXIE = Path(__file__).parents[2] / "kernels" / "6.12.118+deb13-arm64"
 
 
 def trixie() -> Layout:

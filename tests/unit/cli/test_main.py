@@ -26,7 +26,7 @@ def _walk(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]
 
 
 COMMANDS = dict(_walk(cli.pibuild))
-REFERENCE = Path(__file__).parents[2] / "docs" / "commands.md"
+REFERENCE = Path(__file__).parents[3] / "docs" / "commands.md"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_bug_is_one_line_with_its_place(
     failing(ZeroDivisionError("no [bold] idea"))
     assert cli.run_command(["fail"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("error: internal error: ZeroDivisionError: no [bold] idea (test_cli.py:")
+    assert said.startswith("error: internal error: ZeroDivisionError: no [bold] idea (test_main.py:")
     assert "PIBUILD_DEBUG=1" in said
     assert "Traceback" not in said
 
@@ -203,7 +203,7 @@ def test_plain_is_what_json_has() -> None:
 
 def _reference() -> str:
     """Return docs/commands.md: every command with its words, its options and its example."""
-    parts = ["# Commands\n\nWritten from the commands themselves: `pytest tests/unit/test_cli.py --regenerate`.\n"]
+    parts = ["# Commands\n\nWritten from the commands themselves: `pytest tests/unit/cli/test_main.py --regenerate`.\n"]
     for name, command in COMMANDS.items():
         arguments = " ".join(p.human_readable_name for p in command.params if isinstance(p, click.Argument))
         words = inspect.cleandoc(command.help or "")

@@ -47,7 +47,7 @@ from builder.services.units import (
 )
 from tests.clusters import DYNAMIC, LAB, variant
 
-GOLDEN = Path(__file__).parent / "golden" / "services"
+GOLDEN = Path(__file__).parents[1] / "golden" / "services"
 VARIANTS = {
     "isc-dhcp": ("isc-dhcp", "tftpd-hpa", "kernel", ()),
     "dnsmasq": ("dnsmasq", "dnsmasq", "ganesha", (DYNAMIC,)),

@@ -16,7 +16,7 @@ from builder.inventory.edit import add_nodes, remove_node, rename_node
 from builder.inventory.load import load_inventory
 from builder.inventory.pi_info import NewNode, import_pi_info
 
-EXAMPLE = Path(__file__).parent.parent.parent / "cluster.yaml"
+EXAMPLE = Path(__file__).parents[3] / "cluster.yaml"
 BLOCK = """\
 # über allem
 cluster:

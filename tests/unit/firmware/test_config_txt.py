@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from builder.firmware.config_txt import ConfigEdit, edit, key_of, parse, settings
 
-GOLDEN = Path(__file__).parent / "golden/config_txt"
+GOLDEN = Path(__file__).parents[1] / "golden/config_txt"
 
 UBUNTU = """\
 [all]

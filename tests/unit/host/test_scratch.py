@@ -11,7 +11,7 @@ from builder.errors import HostError
 from builder.host.scratch import sweep, temporary, work_in
 from builder.run import run
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture

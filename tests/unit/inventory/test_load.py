@@ -23,7 +23,7 @@ from builder.inventory.load import find_inventory, load_inventory
 from builder.inventory.names import hostname, mac_of, range_of, serial_of
 from tests.clusters import LAB
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).parents[2]
 INVALID = sorted((HERE / "inventories").glob("*.yaml"))
 EXAMPLE = HERE.parent / "cluster.yaml"
 

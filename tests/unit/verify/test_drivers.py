@@ -12,7 +12,7 @@ import pytest
 from builder.firmware.boards import BOARDS
 from builder.verify.drivers import DISK, Drivers, board_ways, find_drivers, lacking
 
-KERNELS = Path(__file__).parents[1] / "kernels"
+KERNELS = Path(__file__).parents[2] / "kernels"
 TRIXIE, BACKPORTS = "6.12.118+deb13-arm64", "7.3.4+deb13-arm64"
 
 
