@@ -19,6 +19,7 @@ from bench.results import COLUMNS, Result
 from builder import __version__, console
 from builder.errors import PibuildError
 from builder.host.mounts import enter_namespaces
+from builder.table import Table
 
 Benchmark = Callable[[Bench], Iterable[Result]]
 # in the order they run: cold first, as the others take what it leaves in the cache
@@ -112,7 +113,8 @@ def report(found: list[Result], *, as_json: bool) -> None:
         rows = [{**dataclasses.asdict(result), "met": result.met} for result in found]
         console.print_json({"machine": machine, "load": load, "results": rows})
         return
-    console.print_table(COLUMNS, [result.cells() for result in found], title=f"{machine}, load {load}")
+    table = Table(columns=COLUMNS, empty="nothing was measured")
+    console.print_table(table, [result.cells() for result in found], title=f"{machine}, load {load}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,18 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
 from builder.errors import PibuildError
+from builder.table import Table, in_full, laid_out
 
 if TYPE_CHECKING:
     from rich.console import Console  # noqa: TID251 - the one place
 
-_CONTROL = dict.fromkeys((7, 8, 11, 12, 13))  # what moves a terminal's cursor is not printed
+_WIDE: ContextVar[bool] = ContextVar("wide", default=False)
+# what moves a terminal's cursor, or begins an order to it, is not printed (ECMA-48: C0 but for tab and newline, C1)
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
 
 
 @functools.cache
@@ -31,10 +35,11 @@ def _terminal(*, errors: bool) -> Console:
 
 
 def _print(text: str, stream: TextIO, style: str = "") -> None:
+    text = text.translate(_CONTROL)
     if stream.isatty():
         _terminal(errors=stream is sys.stderr).print(text, style=style or None)
         return
-    stream.write(f"{text.translate(_CONTROL)}\n")
+    stream.write(f"{text}\n")
     stream.flush()
 
 
@@ -64,27 +69,26 @@ def print_json(value: Any) -> None:
     stream.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "") -> None:
-    """Print rows for people on stdout. Cells named ok/failed and the like are left to the words, not colours alone.
+def print_table(table: Table, rows: Sequence[Sequence[object]], *, title: str = "") -> None:
+    """Print rows for people on stdout; a table without any is its words for that.
 
-    In a file or a pipe every row is one line, however long.
+    On a terminal no value is broken: columns are left out, or rows become blocks. In a file, in a pipe and after
+    `everything_shown` every row is one line, however long.
     """
-    cells = [[str(cell) for cell in row] for row in (columns, *rows)]
-    if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
-        say("\n".join([title, *lines] if title else lines))
+    if not rows:
+        say(f"{title}: {table.empty}" if title else table.empty)
         return
-    from rich.table import Table  # noqa: TID251 - the one place
-    from rich.text import Text  # noqa: TID251 - the one place
+    narrow = sys.stdout.isatty() and not _WIDE.get()
+    width = _terminal(errors=False).width if narrow else None
+    lines, left_out = (in_full(table, rows), ()) if width is None else laid_out(table, rows, width)
+    say("\n".join([title, *lines] if title else lines))
+    if left_out:
+        note(f"not shown: {', '.join(left_out)} (--wide)")
 
-    heading = Text(title) if title else None
-    table = Table(title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in cells[0]:
-        table.add_column(Text(column), overflow="fold")
-    for row in cells[1:]:
-        table.add_row(*map(Text, row))
-    _terminal(errors=False).print(table, soft_wrap=False)
+
+def everything_shown() -> None:
+    """From now on tables have all their columns, however narrow the terminal is."""
+    _WIDE.set(True)
 
 
 @contextlib.contextmanager

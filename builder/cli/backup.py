@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, json_option, plain
+from builder.cli.options import example, json_option, plain, table_options
 
 if TYPE_CHECKING:
     from builder.inventory.load import Inventory
@@ -43,7 +44,7 @@ def backup() -> None:
 @repository_option
 @cluster_option
 @dest_option
-@json_option
+@table_options
 def list_snapshots(node: str, base: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
     """List the snapshots of NODE.
 
@@ -62,7 +63,7 @@ def list_snapshots(node: str, base: str, cluster_file: Path | None, dest: Path |
         (one.id, one.time[:19].replace("T", " "), one.host, "-" if one.files is None else one.files, _size(one.size))
         for one in found
     ]
-    console.print_table(("snapshot", "time", "host", "files", "size"), rows)
+    console.print_table(tables.SNAPSHOTS, rows)
 
 
 @backup.command(epilog=example("sudo pibuild backup rotate yellow3"))

@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.options import (
     NamedFile,
     artifacts_option,
@@ -19,6 +20,7 @@ from builder.cli.options import (
     recipe_argument,
     refresh_option,
     set_option,
+    table_options,
 )
 
 locked_option = click.option(
@@ -39,7 +41,7 @@ lock_option = click.option(
 @set_option
 @locked_option
 @lock_option
-@json_option
+@table_options
 def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Path | None, as_json: bool) -> None:
     """Say which layers are cached, and why not.
 
@@ -76,7 +78,7 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
         )
         for layer in planned.layers
     ]
-    console.print_table(("layer", "key", "state", "what changed"), rows)
+    console.print_table(tables.PLAN, rows)
     if not planned.resolved:
         console.warn(f"no package of {recipe} was resolved yet, so keys are open: pibuild lock {recipe} resolves them")
 
@@ -123,7 +125,7 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
 @artifacts_option
 @refresh_option
 @offline_option
-@json_option
+@table_options
 def build(
     recipe: Path,
     settings: Mapping[str, str],
@@ -168,8 +170,7 @@ def build(
     console.say(built.summary())
     if options.emulation_log:
         title = "what ran how, without the time of the programs it started"
-        columns = ("how", "program", "count", "seconds")
-        console.print_table(columns, rows(sum_up(read_log(options.emulation_log))), title=title)
+        console.print_table(tables.EMULATION, rows(sum_up(read_log(options.emulation_log))), title=title)
 
 
 @click.command(
@@ -223,7 +224,7 @@ def lock(
     show_default=True,
     help="Keep what was used since.",
 )
-@json_option
+@table_options
 def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
     """Remove what no build uses from the cache.
 
@@ -236,11 +237,10 @@ def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
     if as_json:
         console.print_json(plain(removed))
         return
-    console.print_table(
-        ("entry", "size", "last used"), [(item.path, console.size(item.size), item.used) for item in removed]
-    )
-    verb = "would be freed" if dry_run else "freed"
-    console.say(f"{console.size(sum(item.size for item in removed))} {verb}")
+    console.print_table(tables.CACHE_GC, [(item.path, console.size(item.size), item.used) for item in removed])
+    if removed:
+        verb = "would be freed" if dry_run else "freed"
+        console.say(f"{console.size(sum(item.size for item in removed))} {verb}")
 
 
 def _listed(changes: Sequence[str], *, most: int = 4) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option, netboot_of
-from builder.cli.options import NamedFile, ServedDirectory, example, json_option, plain
+from builder.cli.options import NamedFile, ServedDirectory, example, plain, table_options
 
 _database_option = click.option(
     "--database",
@@ -108,7 +109,7 @@ def serve(
 )
 @_database_option
 @cluster_option
-@json_option
+@table_options
 def list_fleet(database: Path, cluster_file: Path | None, as_json: bool) -> None:
     """List the nodes: seen when, running what.
 
@@ -125,16 +126,16 @@ def list_fleet(database: Path, cluster_file: Path | None, as_json: bool) -> None
     shown = [
         (
             row.node,
-            row.serial,
-            row.root or row.image[:12] or "-",
-            row.kernel or "-",
             _ago(row.last, now),
             row.health,
+            row.root or row.image[:12] or "-",
+            row.kernel or "-",
             ", ".join(f"{name} {version}" for name, version in row.models.items()) or "-",
+            row.serial,
         )
         for row in rows
     ]
-    console.print_table(("node", "serial", "root", "kernel", "last contact", "health", "models"), shown)
+    console.print_table(tables.FLEET, shown)
 
 
 def _ago(last: float | None, now: float) -> str:

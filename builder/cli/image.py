@@ -9,8 +9,9 @@ from typing import Literal
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, image_argument, json_option, plain
+from builder.cli.options import example, image_argument, json_option, plain, table_options
 from builder.errors import VerdictError
 from builder.firmware.boards import NAMES
 
@@ -106,7 +107,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     help="Until all was seen.",
 )
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the console logs here.")
-@json_option
+@table_options
 def boot(
     image: Path | None,
     nodes: tuple[str, ...],
@@ -182,7 +183,7 @@ def _boot_image(
     bad = [finding for finding in chain if not finding.ok]
     if not as_json:
         rows = [(finding.check, finding.said, finding.detail) for finding in chain]
-        console.print_table(("boot chain", "", "found"), rows)
+        console.print_table(tables.BOOT_CHAIN, rows)
     elif bad or check_only:
         console.print_json({"boot_chain": plain(chain), "verdict": None})
     if bad:
@@ -196,7 +197,7 @@ def _boot_image(
     if as_json:
         console.print_json({"boot_chain": plain(chain), "verdict": verdict.as_json()})
     else:
-        console.print_table(("verdict", "", "seen from outside"), verdict.rows())
+        console.print_table(tables.VERDICT, verdict.rows())
     verdict.require()
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, json_option, plain
+from builder.cli.options import example, json_option, plain, table_options
 from builder.errors import VerdictError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def netboot(
         }
         console.print_json({"ok": seen.ok, "nodes": verdicts, "identities": plain(seen.identities)})
     else:
-        console.print_table(("node", "verdict", "", "seen from outside"), seen.rows())
+        console.print_table(tables.NETBOOT, seen.rows())
     seen.require()
 
 
@@ -57,13 +58,13 @@ def explain_netboot(
 
 
 def _explain(reports: Mapping[str, BootReport], *, as_json: bool) -> None:
-    from builder.firmware.simulate import EXPLAIN_COLUMNS, explain
+    from builder.firmware.simulate import explain
 
     if as_json:
         console.print_json({name: _chain_json(report) for name, report in reports.items()})
     else:
         for name, report in reports.items():
-            console.print_table(EXPLAIN_COLUMNS, explain(report), title=f"{name}: a {report.board}, {report.serial}")
+            console.print_table(tables.BOOTLOADER, explain(report), title=f"{name}: a {report.board}, {report.serial}")
             for note in report.notes:
                 console.say(f"note: {note}")
             console.say(f"starts {report.kernel}: {report.cmdline}" if report.stop is None else f"STOPS: {report.stop}")
@@ -132,7 +133,7 @@ def up(
 @lab.command(epilog=example("sudo pibuild lab status", "sudo pibuild lab status --json | jq .nodes"))
 @cluster_option
 @dest_option
-@json_option
+@table_options
 def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
     """Say what runs."""
     from builder.lab.daemon import status as read_status
@@ -145,7 +146,7 @@ def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
             (name, node["address"], node["state"], node["starts"], node["console"])
             for name, node in report["nodes"].items()
         ]
-        console.print_table(("node", "address", "machine", "starts", "console"), rows)
+        console.print_table(tables.LAB, rows)
     else:
         console.say("no lab runs")
 

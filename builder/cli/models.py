@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from builder import console
-from builder.cli.options import NamedFile, example, json_option, plain
+from builder.cli import tables
+from builder.cli.options import NamedFile, example, json_option, plain, table_options
 
 if TYPE_CHECKING:
     from builder.inventory.load import Inventory
@@ -123,7 +124,7 @@ def _login_key(cluster_file: Path | None) -> Path | None:
 
 @models.command("list", epilog=example("pibuild models list", "pibuild models list --store s3://models --json"))
 @store_option
-@json_option
+@table_options
 def list_versions(store: str, as_json: bool) -> None:
     """List the versions there are."""
     from builder.modelstore.publish import list_models, open_store
@@ -132,8 +133,7 @@ def list_versions(store: str, as_json: bool) -> None:
     if as_json:
         console.print_json(plain(found))
         return
-    columns = ("model", "version", "size", "chunks", "its own", "shared", "published", "signed")
-    console.print_table(columns, [_row(each) for each in found])
+    console.print_table(tables.MODELS, [_row(each) for each in found])
 
 
 def _row(each: Listed) -> tuple[object, ...]:
@@ -146,7 +146,7 @@ def _row(each: Listed) -> tuple[object, ...]:
 @click.argument("name")
 @click.argument("version", required=False)
 @store_option
-@json_option
+@table_options
 def show(name: str, version: str | None, store: str, as_json: bool) -> None:
     """Show of what VERSION of NAME is made; default: the newest."""
     from builder.modelstore.publish import open_store
@@ -158,13 +158,13 @@ def show(name: str, version: str | None, store: str, as_json: bool) -> None:
         return
     title = f"{manifest.model} {manifest.version}, {console.size(manifest.size)}, sha256 {manifest.sha256}"
     rows = [(chunk.off, chunk.len, chunk.sha256) for chunk in manifest.chunks]
-    console.print_table(("offset", "bytes", "sha256"), rows, title=title)
+    console.print_table(tables.CHUNKS, rows, title=title)
 
 
 @models.command(epilog=example("pibuild models verify", "pibuild models verify --drop-bad"))
 @click.option("--drop-bad", is_flag=True, help="Remove spoilt chunks: publishing the file again brings them back.")
 @store_option
-@json_option
+@table_options
 def verify(drop_bad: bool, store: str, as_json: bool) -> None:
     """Read every chunk and compare it with its name."""
     from builder.modelstore.publish import check_verified, open_store
@@ -175,7 +175,7 @@ def verify(drop_bad: bool, store: str, as_json: bool) -> None:
     if as_json:
         console.print_json({"read": read, "bad": plain(bad)})
     elif bad:
-        console.print_table(("chunk", "what", "needed by"), [(b.name, b.why, ", ".join(b.needed_by)) for b in bad])
+        console.print_table(tables.BAD_CHUNKS, [(b.name, b.why, ", ".join(b.needed_by)) for b in bad])
     else:
         console.say(f"{console.size(read)} read, every chunk is what its name says")
     check_verified(bad)
@@ -194,7 +194,7 @@ def verify(drop_bad: bool, store: str, as_json: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 @store_option
 @cluster_option
-@json_option
+@table_options
 def gc(keep: int | None, keep_days: int, dry_run: bool, store: str, cluster_file: Path | None, as_json: bool) -> None:
     """Remove chunks that no version needs.
 
@@ -207,8 +207,9 @@ def gc(keep: int | None, keep_days: int, dry_run: bool, store: str, cluster_file
     if as_json:
         console.print_json(plain(found))
         return
-    console.print_table(("object", "size", "why"), [(each.name, console.size(each.size), each.why) for each in found])
-    console.say(f"{console.size(sum(each.size for each in found))} {'would go' if dry_run else 'removed'}")
+    console.print_table(tables.MODELS_GC, [(each.name, console.size(each.size), each.why) for each in found])
+    if found:
+        console.say(f"{console.size(sum(each.size for each in found))} {'would go' if dry_run else 'removed'}")
 
 
 def _assigned(cluster_file: Path | None) -> set[tuple[str, str]]:
@@ -220,7 +221,7 @@ def _assigned(cluster_file: Path | None) -> set[tuple[str, str]]:
 
 @models.command(epilog=example("pibuild models nodes", "pibuild models nodes --json"))
 @cluster_option
-@json_option
+@table_options
 def nodes(cluster_file: Path | None, as_json: bool) -> None:
     """List what each node fetches, and when."""
     from builder.inventory.load import find_inventory, load_inventory
@@ -230,7 +231,7 @@ def nodes(cluster_file: Path | None, as_json: bool) -> None:
         console.print_json(rows)
         return
     shown = [(*tuple(row.values())[:4], "yes" if row["kept"] else "no") for row in rows]
-    console.print_table(("node", "model", "version", "begins at", "kept"), shown)
+    console.print_table(tables.NODE_MODELS, shown)
     if not all(row["kept"] for row in rows):
         console.note("not kept: the next root begins without its models; persist: [/var/lib/models] keeps them")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from builder import console
-from builder.cli.options import NamedFile, ServedDirectory, example, json_option, plain
+from builder.cli import tables
+from builder.cli.options import NamedFile, ServedDirectory, example, plain, table_options
 
 if TYPE_CHECKING:
     from builder.netboot.explode import Exploded
@@ -88,7 +89,7 @@ dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what wo
 @cluster_option
 @dest_option
 @dry_run_option
-@json_option
+@table_options
 def explode(
     names: tuple[str, ...],
     role: str | None,
@@ -151,9 +152,8 @@ def _print_exploded(exploded: tuple[Exploded, ...], *, as_json: bool, dry_run: b
     if as_json:
         console.print_json(plain(exploded))
     else:
-        rows = [(row.node, row.serial, row.action, row.way, row.before or "-", row.after or "-") for row in exploded]
-        heading = ("node", "serial", "action", "how", "boots", "would boot" if dry_run else "boots next")
-        console.print_table(heading, rows)
+        rows = [(row.node, row.action, row.way, row.before or "-", row.after or "-", row.serial) for row in exploded]
+        console.print_table(tables.WOULD_EXPLODE if dry_run else tables.EXPLODED, rows)
         for row in exploded if dry_run else ():
             if row.changed:
                 console.say(f"{row.node}: {', '.join(row.changed)}")
@@ -185,7 +185,7 @@ def node() -> None:
 
 @node.command("list", epilog=example("pibuild node list", "pibuild node list --json"))
 @cluster_option
-@json_option
+@table_options
 def list_nodes(cluster_file: Path | None, as_json: bool) -> None:
     """List the nodes."""
     from builder.inventory.load import find_inventory, load_inventory
@@ -204,7 +204,7 @@ def list_nodes(cluster_file: Path | None, as_json: bool) -> None:
         )
         for each in nodes
     ]
-    console.print_table(("node", "serial", "mac", "address", "port", "role", "board", "boots from"), rows)
+    console.print_table(tables.NODES, rows)
 
 
 def _fields(written: Mapping[str, object]) -> dict[str, object]:
@@ -214,7 +214,7 @@ def _fields(written: Mapping[str, object]) -> dict[str, object]:
 @node.command(epilog=example("pibuild node explain yellow3"))
 @click.argument("name", metavar="NODE")
 @cluster_option
-@json_option
+@table_options
 def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
     """Say where each value of NODE comes from."""
     from builder.inventory.explain import explain as explain_node
@@ -226,7 +226,7 @@ def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
         console.print_json([{**plain(row), "mark": str(row.mark) if row.mark else None} for row in rows])
         return
     shown = [(row.field, _shown(row.value), row.why, row.mark or "") for row in rows]
-    console.print_table(("field", "value", "why", "where"), shown)
+    console.print_table(tables.EXPLAINED, shown)
 
 
 def _shown(value: object) -> str:
@@ -398,7 +398,7 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) ->
 @cluster_option
 @dest_option
 @dry_run_option
-@json_option
+@table_options
 def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Remove roots and generations that no node uses.
 
@@ -414,7 +414,7 @@ def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bo
     if as_json:
         console.print_json(plain(found))
     else:
-        console.print_table(("path", "why"), [(each.path, each.why) for each in found])
+        console.print_table(tables.NODE_GC, [(each.path, each.why) for each in found])
 
 
 COMMANDS = (explode, node)

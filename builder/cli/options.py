@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from builder import console
 from builder.host.named_file import no_file
 from builder.inventory.names import place_problem
 
@@ -59,6 +60,27 @@ class ServedDirectory(click.Path):
 recipe_argument = click.argument("recipe", type=NamedFile(exists=False))
 image_argument = click.argument("image", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text.")
+
+
+def _widen(_context: click.Context, _parameter: click.Parameter, wide: bool) -> None:
+    if wide:
+        console.everything_shown()
+
+
+wide_option = click.option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=_widen,
+    help="All columns of tables, however narrow the terminal is.",
+)
+
+
+def table_options(command: Function) -> Function:
+    """Add what commands take that print a table: --json and --wide."""
+    return json_option(wide_option(command))
+
+
 set_option = click.option(
     "--set",
     "settings",

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option, require_done
-from builder.cli.options import example, json_option, plain
+from builder.cli.options import example, plain, table_options
 
 
 @click.command(
@@ -29,7 +30,7 @@ from builder.cli.options import example, json_option, plain
 @click.option("--unhold", is_flag=True, help="Change nothing of what they boot, let the next explode take them along.")
 @cluster_option
 @dest_option
-@json_option
+@table_options
 def rollback(
     names: tuple[str, ...],
     group: str | None,
@@ -64,7 +65,7 @@ def rollback(
         console.print_json(plain(done))
     else:
         rows = [(row.node, row.left or "-", row.boots or "-", "held" if row.held else "-") for row in done]
-        console.print_table(("node", "no longer boots", "boots next", "held"), rows)
+        console.print_table(tables.ROLLED_BACK, rows)
     require_done({row.node: row.failed for row in done if row.failed}, of=len(done))
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from builder import console
+from builder.cli import tables
 from builder.cli.node import cluster_option
-from builder.cli.options import example, json_option, plain
+from builder.cli.options import example, json_option, plain, table_options
 
 if TYPE_CHECKING:
     from builder.services.files import ConfigFile, Serving
@@ -115,7 +116,7 @@ def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path
 @cluster_option
 @_root_option
 @click.option("--nodes", is_flag=True, help="Also ask every node whether its ssh answers.")
-@json_option
+@table_options
 def check(
     role: Literal["login", "backup"] | None, cluster_file: Path | None, root: Path, nodes: bool, as_json: bool
 ) -> None:
@@ -136,7 +137,7 @@ def check(
     if as_json:
         console.print_json(plain(found))
     else:
-        console.print_table(("check", "result", "what was found"), [(one.check, one.result, one.told) for one in found])
+        console.print_table(tables.SERVICES_CHECK, [(one.check, one.result, one.told) for one in found])
     broken = [one for one in found if one.result == "broken"]
     if broken:
         names = ", ".join(dict.fromkeys(one.check for one in broken))

@@ -15,7 +15,7 @@ from builder.firmware.boot_files import Tree
 from builder.firmware.boot_state import Boot, BootReport, Eeprom, Request, Stop
 from builder.firmware.config_eval import Config, evaluate
 
-__all__ = ["EXPLAIN_COLUMNS", "BootReport", "Eeprom", "Request", "explain", "simulate"]
+__all__ = ["BootReport", "Eeprom", "Request", "explain", "simulate"]
 
 _WITH_VL805 = frozenset({"pi4", "pi400"})  # the USB controller whose firmware the bootloader may update
 PI5_ORDER = "the Pi 5's request order is known in part only; what it needs to boot is as documented"
@@ -25,11 +25,9 @@ _NO_OS = (
     "Update the OS or set os_check=0 in config.txt to skip this check.'"
 )
 
-EXPLAIN_COLUMNS = ("#", "file", "outcome", "bytes", "note")
-
 
 def explain(report: BootReport) -> list[tuple[str, ...]]:
-    """Return the chain as rows under EXPLAIN_COLUMNS."""
+    """Return the chain as rows: number, file, outcome, bytes, note."""
     return [
         (str(number), asked.name, asked.outcome, "" if asked.size is None else str(asked.size), asked.note)
         for number, asked in enumerate(report.requests, start=1)

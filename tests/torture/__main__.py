@@ -18,6 +18,7 @@ from builder import console
 from builder.errors import PibuildError
 from builder.host import mounts
 from builder.run import run
+from builder.table import Table
 from tests import machine
 from tests.torture import making, netboot, running
 from tests.torture.harness import Left, Loss, Room, Victim, full, killed, measure, twice
@@ -118,9 +119,8 @@ def _report(room: Room, seed: int, seconds: float) -> None:
     columns = ("kills", "full", "twice", "lost", "left")
     rows = [(name, *(figures[column] for column in columns)) for name, figures in sorted(room.figures.items())]
     totals = [sum(figures[column] for figures in room.figures.values()) for column in columns]
-    console.print_table(
-        ("command", "killed", "disk full", "two at once", "losses", "leftovers"), [*rows, ("all", *totals)]
-    )
+    headings = ("command", "killed", "disk full", "two at once", "losses", "leftovers")
+    console.print_table(Table(columns=headings, empty="nothing was run"), [*rows, ("all", *totals)])
     console.say(f"seed {seed}, {seconds:.0f} s")
 
 

@@ -10,6 +10,7 @@ import pytest
 from builder import console
 from builder.errors import HostError
 from builder.run import run
+from builder.table import Table
 
 BRACKETS = "/etc/[nodes]/:smile:/[red]x[/red] https://example.com 10.0.0.1 'quoted' " + "long/" * 60
 
@@ -33,27 +34,38 @@ def test_json_keeps_order_and_letters(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_table_in_a_pipe_has_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(
-        ("layer [1]", "", "path"), [("base", "ok", BRACKETS), (3, "", "x"), ("", "", "")], title="[layers]"
-    )
+    table = Table(columns=("layer [1]", "", "path"), empty="none")
+    console.print_table(table, [("base", "ok", BRACKETS), (3, "", "x"), ("", "", "")], title="[layers]")
     assert capsys.readouterr().out == (
         f"[layers]\nlayer [1]      path\nbase       ok  {BRACKETS}".rstrip() + "\n3              x\n\n"
     )
 
 
-def test_a_table_without_rows_is_its_heading(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(("layer", "state"), [])
-    assert capsys.readouterr().out == "layer  state\n"
+def test_a_table_without_rows_says_so_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_table(Table(columns=("layer", "state"), empty="no layers"), [])
+    assert capsys.readouterr().out == "no layers\n"
+
+
+def test_nothing_printed_gives_the_terminal_an_order(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("a node called \x1b]0;mine\x07 \x1b[2J\x9b2J\ttab\nnext")
+    assert capsys.readouterr().out == "a node called ]0;mine [2J2J\ttab\nnext\n"
 
 
 @pytest.mark.tools
-def test_a_table_on_a_terminal_folds_and_loses_no_letter() -> None:
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_table_on_a_terminal_has_whole_values(*, wide: bool) -> None:
     digest = "0123456789abcdef" * 4
-    script = f"from builder import console; console.print_table(('a', 'b'), [('[x]', '{digest}')], title='[t]')"
+    script = (
+        "from builder import console; from builder.table import Table; "
+        f"{'console.everything_shown(); ' if wide else ''}"
+        f"console.print_table(Table(columns=('a', 'b', 'c'), drop=('b',), empty=''), [('[x]', '{digest}', 'z')])"
+    )
     shown = run(["script", "-qec", f'stty cols 40; {sys.executable} -c "{script}"', "/dev/null"], env={"TERM": "xterm"})
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout).splitlines()
-    assert max(map(len, lines)) <= 40
-    assert "".join(line.replace("[x]", "").strip() for line in lines[2:]) == digest
+    lines = [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown.stdout).splitlines()]
+    if wide:
+        assert lines == [f"a    {'b':64}  c", f"[x]  {digest}  z"]
+    else:
+        assert lines == ["a    c", "[x]  z", "not shown: b (--wide)"]
 
 
 def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
