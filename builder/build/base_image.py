@@ -57,5 +57,3 @@ def obtain_image(image: BaseImage, sha256: str, places: ImagePlaces, *, offline:
             hint="the file is another one or was changed: fetch it again, or correct `sha256` in the recipe",
         )
     return path
-
-

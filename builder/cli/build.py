@@ -256,8 +256,11 @@ def _begin_log(file: Path) -> Path:
 
 
 def _lock_beside(recipe: Path) -> Path:
-    """`recipes/golden.yaml` → `recipes/golden.lock.yaml`."""
-    return recipe.with_name(f"{recipe.stem}.lock.yaml")
+    """`recipes/golden.yaml` → `recipes/golden.lock.yaml`; of an installed recipe, in the current directory."""
+    from builder.host.data import CHECKOUT, RECIPES
+
+    installed = not CHECKOUT and RECIPES in recipe.parents
+    return (Path() if installed else recipe.parent) / f"{recipe.stem}.lock.yaml"
 
 
 COMMANDS = (plan, build, lock)

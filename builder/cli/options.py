@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from builder import console
+from builder.errors import InputError, Problem
+from builder.host.data import is_name, shipped_recipes
 from builder.host.named_file import no_file
 from builder.inventory.names import place_problem
 
@@ -43,6 +45,36 @@ class NamedFile(click.Path):
         return path
 
 
+class RecipeFile(NamedFile):
+    """A recipe: a file, or the name of one that comes with pibuild."""
+
+    name = "recipe"
+
+    def __init__(self) -> None:
+        super().__init__(exists=False)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        """Return the path. What is neither a file nor a name is refused, with the name that was meant."""
+        shipped = shipped_recipes()
+        written = os.fspath(value)
+        if is_name(written) and not os.path.isfile(written):  # noqa: PTH113 - a path of a person's, as it is
+            if written in shipped:
+                return shipped[written]
+            if not os.path.lexists(written):
+                from builder.documents.messages import did_you_mean
+
+                near = did_you_mean(written, shipped)
+                names = ", ".join(name for name in shipped if "/" not in name)
+                hint = "" if near else f"name a file, or one of {names}"
+                raise InputError(Problem(message=f"no recipe '{written}'{near}", hint=hint))
+        path: Path = super().convert(value, parameter, context)
+        if not os.path.lexists(path) and path.stem in shipped:
+            command = f"pibuild {context.info_name} {path.stem}" if context else path.stem
+            hint = f"the one that comes with pibuild: {command}"
+            raise InputError(Problem(message=f"{path}: no such file", hint=hint))
+        return path
+
+
 class ServedDirectory(click.Path):
     """The directory that nodes boot from. Exports, fstab and command lines name it: what they misread is refused."""
 
@@ -57,7 +89,7 @@ class ServedDirectory(click.Path):
         return path
 
 
-recipe_argument = click.argument("recipe", type=NamedFile(exists=False))
+recipe_argument = click.argument("recipe", type=RecipeFile())
 image_argument = click.argument("image", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text.")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from builder.errors import InputError, Problem
 from builder.host.confine import resolve_in
+from builder.host.data import shipped_recipes
 from builder.host.hashing import file_digest
 from builder.image.attach import Method
 from builder.image.capabilities import capable_files
@@ -95,7 +96,8 @@ def find_image(given: Path | None, image: str, beside: Path) -> ImageFile:
         if place.is_file():
             return ImageFile(path=place.resolve(), sha256=file_digest(place))
     looked = " nor ".join(str(place) for place in places)
-    hint = f"sudo pibuild build recipes/{image}.yaml, or name an image: --image DIRECTORY_OR_FILE"
+    recipe = image if image in shipped_recipes() else f"{image}.yaml"
+    hint = f"sudo pibuild build {recipe}, or name an image: --image DIRECTORY_OR_FILE"
     raise InputError(
         Problem(
             message=f"no image '{image}': neither {looked} is one" if not given else f"{given}: no image", hint=hint

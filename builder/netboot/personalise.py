@@ -19,6 +19,7 @@ from builder.errors import InputError, Mark, Problem
 from builder.firmware.cmdline_txt import key_of, split
 from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
+from builder.host.overlay import Laid, walk
 from builder.inventory.load import Inventory, Node
 from builder.kubernetes.k3s import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.monitoring.forwarder import template_values
@@ -248,10 +249,10 @@ def rendered(subject: Subject) -> list[NodeFile]:
     found: dict[str, NodeFile] = {}
     known = variables(subject)
     for tree in template_trees(subject.inventory, subject.node):
-        for source in sorted(tree.rglob("*")):
-            if source.is_dir() and not source.is_symlink():
+        for laid in walk(tree):
+            if laid.kind == "directory":
                 continue
-            file = _render(known, source, "/" + str(source.relative_to(tree)))
+            file = _render(known, laid)
             found[file.path] = file
     return list(found.values())
 
@@ -265,9 +266,10 @@ def _compiled(text: str) -> jinja2.Template:
     return environment.from_string(text)
 
 
-def _render(known: Mapping[str, object], source: Path, path: str) -> NodeFile:
-    if source.is_symlink():
-        return NodeFile(path=path, link=str(source.readlink()))
+def _render(known: Mapping[str, object], laid: Laid) -> NodeFile:
+    source, path = laid.source, laid.path
+    if laid.link is not None:
+        return NodeFile(path=path, link=laid.link)
     mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
     if source.suffix != ".j2":
         return NodeFile(path=path, content=source.read_bytes(), mode=mode)

@@ -17,6 +17,7 @@ from builder.documents.document import Document, merge, read, validate
 from builder.documents.messages import YamlPath, did_you_mean, written
 from builder.errors import InputError, Mark, Problem
 from builder.host.confine import exists, is_file
+from builder.host.data import is_name, shipped_recipes
 from builder.recipe.schema import Inheritance
 
 _OWN = ("name", "description")
@@ -70,14 +71,15 @@ class _Reader:
         self.files[real] = _File(path=path, document=document, drop=inheritance.drop)
 
     def extended(self, path: Path, name: str, chain: tuple[Path, ...], mark: Mark) -> None:
-        """Read the recipe that the one at `path` calls `name`."""
-        other = Path(os.path.normpath(path.parent / name))
+        """Read the recipe that the one at `path` calls `name`: a file, or a recipe of pibuild's by its name."""
+        other = shipped_recipes().get(name) if is_name(name) else None
+        other = other or Path(os.path.normpath(path.parent / name))
         real = other.resolve()
         if real in chain:
             circle = " → ".join(one.name for one in (*chain[chain.index(real) :], real))
             self.give_up(Problem(message=f"recipes that extend each other: {circle}", mark=mark))
         elif not is_file(other):
-            near = did_you_mean(name, _recipes_beside(path, other))
+            near = did_you_mean(name, shipped_recipes() if is_name(name) else _recipes_beside(path, other))
             hint = "" if near else f"paths start from the recipe's own directory; looked for {other}"
             self.give_up(Problem(message=f"no such recipe: {name}{near}", mark=mark, hint=hint))
         else:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from builder.errors import Problem
 from builder.host.hashing import file_digest
+from builder.host.overlay import Laid, walk
 from builder.recipe.steps.base import Place, Step, Target
 from builder.recipe.steps.fields import (
     Mode,
@@ -43,20 +40,6 @@ class Permission(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Laid:
-    """Something in the source directory: its host path, its path in the root."""
-
-    source: Path
-    path: str
-
-    @property
-    def kind(self) -> str:
-        if self.source.is_symlink():
-            return "link"
-        return "directory" if self.source.is_dir() else "file" if self.source.is_file() else "special"
-
-
 class OverlayStep(Step):
     """Lay a directory's content over the root, the boot partition (`boot/firmware/…`) included.
 
@@ -84,7 +67,7 @@ class OverlayStep(Step):
         missing = source_problem(at, self.source, directory=True)
         if missing:
             return [missing]
-        laid = list(_walk(source_path(at, self.source)))
+        laid = list(walk(source_path(at, self.source)))
         problems = [
             Problem(message=f"{self.source}{one.path} is neither a file, a directory nor a symbolic link")
             for one in laid
@@ -103,7 +86,7 @@ class OverlayStep(Step):
 
     def inputs(self, at: Place) -> object:
         """Return names, contents, executable bits and link targets, sorted; neither times nor the checkout's umask."""
-        return [[one.path, one.kind, *_content(one)] for one in _walk(source_path(at, self.source))]
+        return [[one.path, one.kind, *_content(one)] for one in walk(source_path(at, self.source))]
 
     def apply(self, target: Target, at: Place) -> None:
         """Delete what is to go, then lay the directory over the root."""
@@ -116,35 +99,24 @@ class OverlayStep(Step):
             for one in reversed(found):
                 if files.exists(one):
                     files.remove(one)
-        for laid in _walk(source_path(at, self.source)):
+        for laid in walk(source_path(at, self.source)):
             self._lay(files, laid)
 
-    def _lay(self, files: RootFiles, laid: _Laid) -> None:
+    def _lay(self, files: RootFiles, laid: Laid) -> None:
         named = [permission for permission in self.permissions if matches(permission.path, laid.path)]
         owner = next((files.owner(one.owner) for one in reversed(named) if one.owner), None)
         mode = next((int(one.mode, 8) for one in reversed(named) if one.mode), None)
         if laid.kind == "directory":
             files.make_directory(laid.path, owner=owner, mode=mode)
         elif laid.kind == "link":
-            files.make_link(laid.path, str(laid.source.readlink()), owner=owner or (0, 0))
+            files.make_link(laid.path, laid.link or "", owner=owner or (0, 0))
         else:
             default = default_mode(executable=is_executable(laid.source))
             with laid.source.open("rb") as stream:
                 files.write(laid.path, stream, owner=owner or (0, 0), mode=default if mode is None else mode)
 
 
-def _walk(source: Path) -> Iterator[_Laid]:
-    """Yield everything below a directory, sorted, a directory before what is in it."""
-    with os.scandir(source) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        one = _Laid(source=source / name, path=f"/{name}")
-        yield one
-        if one.kind == "directory":
-            yield from (_Laid(source=inner.source, path=one.path + inner.path) for inner in _walk(one.source))
-
-
-def _content(one: _Laid) -> tuple[object, ...]:
+def _content(one: Laid) -> tuple[object, ...]:
     if one.kind == "link":
-        return (str(one.source.readlink()),)
+        return (one.link,)
     return (file_digest(one.source), is_executable(one.source)) if one.kind == "file" else ()

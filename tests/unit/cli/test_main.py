@@ -225,3 +225,39 @@ def _default(option: click.Option) -> str:
 
 def test_the_reference_says_what_the_commands_say(golden: Callable[[Path, str], None]) -> None:
     golden(REFERENCE, _reference())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["plan", "goldne"], "no recipe 'goldne'; did you mean 'golden'?"),
+        (["plan", "nothing-like-it"], "name a file, or one of debian, golden, "),
+        (["lock", "recipes/here/golden.yaml"], "hint: the one that comes with pibuild: pibuild lock golden"),
+    ],
+)
+def test_a_recipe_that_is_neither_file_nor_name(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run_command(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_shipped_recipe_is_planned_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "golden").mkdir()  # a directory of that name is no recipe
+    monkeypatch.setenv("PIBUILD_CACHE", str(tmp_path / "cache"))
+    assert cli.run_command(["plan", "golden", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "golden"
+
+
+def test_a_named_file_comes_before_a_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "golden").write_text("name: other\nbase: {bootstrap: {distribution: debian, suite: trixie}}\n")
+    monkeypatch.setenv("PIBUILD_CACHE", str(tmp_path / "cache"))
+    assert cli.run_command(["plan", "golden", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "other"

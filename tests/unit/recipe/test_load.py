@@ -398,3 +398,25 @@ def test_paths_count_from_the_recipe_once(tmp_path: Path, monkeypatch: pytest.Mo
     other = load_recipe(Path("recipes/bootstrap.yaml")).base
     assert isinstance(other, Bootstrap)
     assert other.keyring == home / "keys.gpg"
+
+
+def test_a_recipe_extends_one_that_comes_with_pibuild_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nextends: [golden, parts/watchdog]\n")
+    recipe = load_recipe(path)
+    assert recipe.name == "mine"
+    assert [layer.name for layer in recipe.layers][-1] == "watchdog"
+    assert "access" in [layer.name for layer in recipe.layers]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("goldne", "did you mean 'golden'?"), ("parts/watchdg", "did you mean 'parts/watchdog'?"), ("../golden", "")],
+)
+def test_a_name_that_no_shipped_recipe_has_is_refused(name: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: mine\nextends: ['{name}']\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(path)
+    assert f"mine.yaml:2:11: no such recipe: {name}" in str(caught.value)
+    assert said in str(caught.value)
