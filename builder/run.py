@@ -6,7 +6,6 @@ Every child gets a scrubbed environment and the parent's death signal, so that n
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shlex
 import shutil
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import IO
 
 from builder.errors import HostError, PibuildError
+from builder.syscalls import die_with_parent
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "HOME": "/root", "TZ": "UTC"}
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Argv = Sequence[str | Path]
 
@@ -61,10 +59,6 @@ class Completed:
 
 def _signal_name(returncode: int) -> str:
     return f"killed by {signal.Signals(-returncode).name}"
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def find_tool(name: str, *, package: str) -> Path:
@@ -108,7 +102,7 @@ def run(  # noqa: PLR0913 - the one spawn path carries every knob
             stderr=subprocess.STDOUT if merge else subprocess.PIPE,
             timeout=timeout,
             pass_fds=pass_fds,
-            preexec_fn=_die_with_parent,  # prctl only, and no Python thread state is touched
+            preexec_fn=die_with_parent,  # prctl only, and no Python thread state is touched
             check=False,
         )
     except FileNotFoundError as error:
@@ -145,7 +139,7 @@ def spawn(
         env={**ENVIRONMENT, **(env or {})},
         cwd=cwd,
         pass_fds=pass_fds,
-        preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl only
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - prctl only
     )
     try:
         yield process

@@ -20,8 +20,9 @@ from builder.backup.gateway import GIVEN, Gateway, Shell, latest, users
 from builder.backup.repository import Repository, is_nothing, node_files, own_ca, repository
 from builder.errors import HostError
 from builder.host.confine import Held, held
+from builder.host.files import write
 from builder.inventory.load import Inventory, Node
-from builder.netboot.layout import Netboot, write
+from builder.netboot.layout import Netboot
 from builder.netboot.personalise import NodeFile
 from builder.netboot.root import put_files
 from builder.netboot.state import BACKUP_CA, BACKUP_KEYS, BACKUP_PASSWORD, backup_ca, backup_keys, make_state

@@ -70,9 +70,9 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
     Every forwarder of the inventory writes with a token of its own, and nothing but its own node's (a site agent its
     site's) metrics. Needs root.
     """
+    from builder.host.files import write
     from builder.inventory.load import FORWARDING, find_inventory, load_inventory
     from builder.monitoring.forwarder import gateway
-    from builder.netboot.layout import write
     from builder.netboot.state import write_tokens
     from builder.run import require_root
 

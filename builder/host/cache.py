@@ -12,7 +12,6 @@ tmp/                         work in progress; each directory is locked by the p
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -24,11 +23,10 @@ from typing import Any
 
 from builder.errors import HostError, PibuildError
 from builder.host.dirmode import is_open, let_in
+from builder.host.files import sync, sync_file_system
 from builder.host.locks import locked
 from builder.host.scratch import remove_tree, sweep, work_in
 from builder.host.unwritable import DiskFullError, is_full, unwritable
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +154,7 @@ def commit(source: Path, final: Path) -> None:
 
     Where the final name exists already (another build was faster), the source is dropped: names are content keys.
     """
-    _sync(source, whole=source.is_dir())
+    (sync_file_system if source.is_dir() else sync)(source)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.rename(final)
@@ -164,20 +162,7 @@ def commit(source: Path, final: Path) -> None:
         if not final.exists():
             raise
         remove_tree(source)
-    _sync(final.parent)
-
-
-def _sync(path: Path, *, whole: bool = False) -> None:
-    """Bring a file, or a directory's own entries, to the disk; with `whole` all of its file system (syncfs(2))."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        if whole and _LIBC.syncfs(descriptor) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
-        if not whole:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(final.parent)
 
 
 def read_json(path: Path) -> Any:

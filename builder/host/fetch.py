@@ -26,6 +26,7 @@ from urllib3.exceptions import HTTPError as TransportError
 from builder.console import note, size
 from builder.errors import FetchError, HostError
 from builder.host.fetch_watch import Watch
+from builder.host.files import sync
 from builder.host.hashing import file_digest
 from builder.host.locks import take
 from builder.host.named_file import open_named
@@ -320,11 +321,7 @@ class _Partial:
         os.fsync(self.file.fileno())
         self._path.rename(self._final)
         self._notes.unlink(missing_ok=True)
-        directory = os.open(self._final.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync(self._final.parent)
 
 
 def _partial_path(final: Path) -> Path:

@@ -7,44 +7,27 @@ its processes and drops its mounts with the namespaces.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from builder import syscalls
 from builder.errors import HostError
 from builder.host.ending import relay_to, unwind_on_signals, wait_for
 from builder.host.locks import keep_outer_proc
-
-# linux/sched.h, linux/mount.h, linux/prctl.h
-CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-PR_SET_PDEATHSIG = 1
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-def _checked(result: int, doing: str) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{doing}: {os.strerror(number)}")
+from builder.syscalls import MS_BIND, MS_NODEV, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT
 
 
 def mount(source: str | Path, target: Path, kind: str = "", flags: int = 0, data: str = "") -> None:
     """Attach a file system or directory. Raises OSError that names source, target and options."""
-    encoded = [os.fsencode(str(text)) or None for text in (source, target, kind, data)]
-    _checked(
-        _LIBC.mount(*encoded[:3], ctypes.c_ulong(flags), encoded[3]),
-        f"mount {source} on {target} ({kind or 'bind'} {data})",
-    )
+    syscalls.mount(str(source), str(target), kind, flags, data)
 
 
 def unmount(target: Path) -> None:
     """Call umount(2), never lazily. Raises OSError when the mount is busy."""
-    _checked(_LIBC.umount2(os.fsencode(target), 0), f"umount {target}")
+    syscalls.unmount(str(target))
 
 
 @contextlib.contextmanager
@@ -94,7 +77,7 @@ def enter_namespaces() -> None:
     """
     keep_outer_proc()
     try:
-        _checked(_LIBC.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC), "unshare")
+        syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC)
     except OSError as error:
         raise HostError(f"namespaces cannot be made here: {error}", hint="run as root (sudo)") from error
     sys.stdout.flush()
@@ -106,7 +89,7 @@ def enter_namespaces() -> None:
         os.close(alive_read)
         os.close(ready_write)
         _wait_for(child, ready_read, alive_write)
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    syscalls.die_with_parent()
     unwind_on_signals()
     os.close(ready_read)
     os.close(ready_write)  # tells the parent that its death is a signal from now on

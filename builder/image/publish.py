@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from builder.console import size as readable
 from builder.errors import HostError
 from builder.host.confine import resolve_in
 from builder.host.dirmode import is_open, let_in
+from builder.host.files import sync
 from builder.host.hashing import digest_of, file_digest
 from builder.host.locks import locked
 from builder.host.scratch import sweep, work_in
@@ -146,7 +146,8 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     _write_boot(request, image, layout, files, scratch)  # the quick one first: what does not fit is said at once
     _write_root(request, image, layout, entries, files)
     digest = _add_products(request, result, layout)
-    _sync(result)
+    for path in (*result.iterdir(), result):
+        sync(path)
     with _alone(request.output / request.name):  # an equal build may be about to place its own
         return _place(request, result, digest)
 
@@ -224,7 +225,7 @@ def _place(request: PublishRequest, result: Path, digest: str) -> Published:
             return kept
         final.rename(result.parent / "replaced")
     result.rename(final)
-    _sync_directory(final.parent)
+    sync(final.parent)
     placed = _read(final)
     if placed is None:
         raise HostError(f"{final}: what was just written is not whole", hint="is something else writing there?")
@@ -256,7 +257,7 @@ def _point_latest(home: Path, directory: Path) -> None:
         new.unlink(missing_ok=True)  # of a process that was killed between the two
         new.symlink_to(directory.name)
         new.replace(latest)
-        _sync_directory(home)
+        sync(home)
 
 
 def _alone(home: Path) -> contextlib.AbstractContextManager[None]:
@@ -290,21 +291,3 @@ def _full(at: Path, detail: str) -> DiskFullError:
         f"the disk of {at} is full: {detail}",
         hint=f"free some space (df -h {at}; pibuild gc), or give another --output",
     )
-
-
-def _sync(directory: Path) -> None:
-    for path in directory.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.host.ending import unwind_on_signals
+from builder.host.files import write
 from builder.inventory.load import Inventory
 from builder.lab.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
-from builder.netboot.layout import Netboot, write
+from builder.netboot.layout import Netboot
 from builder.run import find_tool, require_root
 
 _WAIT = 15.0  # seconds for a lab to end

@@ -32,12 +32,13 @@ from typing import Any
 from builder.errors import HostError, InputError, Problem, VerdictError
 from builder.firmware.simulate import BootReport
 from builder.host.data import PROJECT
+from builder.host.files import write
 from builder.host.locks import holders
 from builder.inventory.load import Inventory, Node
 from builder.lab import servers as lab_servers
 from builder.lab.machine import Machine, read_chain
 from builder.lab.namespace import Namespace, Process, namespace
-from builder.netboot.layout import Netboot, write
+from builder.netboot.layout import Netboot
 from builder.run import Argv, Completed, find_tool, require_root
 from builder.services.apply import apply
 from builder.services.files import serving

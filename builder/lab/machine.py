@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from builder.firmware.boot_files import ServerTree
 from builder.firmware.simulate import BootReport, Request, simulate
-from builder.netboot.layout import write
+from builder.host.files import write
 from builder.run import spawn
 from builder.verify.qemu import PATIENCE, generic_machine, kernel_cmdline
 

@@ -8,7 +8,6 @@ down network and mounts with them; and it ends with whoever made it, by signal (
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -17,10 +16,10 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from builder import syscalls
 from builder.errors import HostError
 from builder.run import Argv, Completed, find_tool, run, spawn
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _PRIVATE = ("/run", "/var/lib/dhcp", "/var/lib/kea", "/var/lib/misc", "/var/lib/nfs")  # what servers write
 # Says its process id as the caller sees it: /proc is still the caller's. SIGCHLD is ignored, also by what is executed:
 # the kernel reaps what ends, since the first process is everybody's parent.
@@ -166,6 +165,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _set_namespace(descriptor: int) -> None:
-    if _LIBC.setns(descriptor, 0) != 0:
-        number = ctypes.get_errno()
-        raise HostError(f"a namespace cannot be entered: {os.strerror(number)}", hint="run as root (sudo)")
+    try:
+        syscalls.enter(descriptor)
+    except OSError as error:
+        raise HostError(f"a namespace cannot be entered: {error.strerror}", hint="run as root (sudo)") from error

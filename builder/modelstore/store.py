@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.errors import HostError
+from builder.host.files import sync
 from builder.host.locks import take
 from builder.host.unwritable import is_full, why_not
 from builder.modelstore.manifest import LARGEST
@@ -100,7 +101,7 @@ class DirectoryStore:
         with self._temporary(content) as new:
             _make(final.parent)
             new.replace(final)
-        _sync(final.parent)
+        sync(final.parent)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a file, and give it its name unless that is taken."""
@@ -111,7 +112,7 @@ class DirectoryStore:
                 os.link(new, final)
             except FileExistsError:
                 return False
-        _sync(final.parent)
+        sync(final.parent)
         return True
 
     def delete(self, name: str) -> None:
@@ -165,11 +166,3 @@ def _make(directory: Path) -> None:
         with contextlib.suppress(FileExistsError):
             directory.mkdir()
             directory.chmod(0o755)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

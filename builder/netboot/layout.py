@@ -23,7 +23,6 @@ alone (0700), as a program there that is setuid would be so on the login node, t
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -37,12 +36,12 @@ from builder.console import warn
 from builder.errors import HostError, InputError, Problem
 from builder.host.confine import held, is_directory, is_there
 from builder.host.dirmode import let_in
+from builder.host.files import sync, sync_file_system, write
 from builder.host.locks import take
 from builder.host.unwritable import unwritable
 from builder.netboot.record import Record, bring_over, is_root_name, read_record, record_text
 from builder.run import run
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
 PERSIST = "persist"
 
 
@@ -260,7 +259,7 @@ class Netboot:
         new = self._new()
         new.symlink_to(target)
         new.replace(link)
-        _sync_directory(link.parent)
+        sync(link.parent)
 
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
@@ -288,30 +287,7 @@ class Netboot:
 
     def flush(self) -> None:
         """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
-        descriptor = os.open(self.dest, os.O_RDONLY)
-        try:
-            if _LIBC.syncfs(descriptor) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number), str(self.dest))
-        finally:
-            os.close(descriptor)
-
-
-def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
-    """Write a file: complete under its name, or not at all."""
-    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with new.open("xb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        new.replace(path)
-    except OSError as error:
-        if by_way_of is None or error.errno != errno.EXDEV:
-            raise
-        new.unlink()  # what nodes never mount may be on a file system of its own: docs/security.md
-        write(path, content, mode)
+        sync_file_system(self.dest)
 
 
 def remove(path: Path, *, seconds: float | None = None) -> None:
@@ -365,11 +341,3 @@ def _moved_out(path: Path) -> list[Path]:
                         os.rename(name, aside, src_dir_fd=home.descriptor)
                         found.append(aside)
     return found
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,9 +18,10 @@ from typing import Literal, Protocol
 
 from builder import console
 from builder.errors import HostError, PibuildError
+from builder.host.files import sync
 from builder.services.check import Checked, check_files
 from builder.services.files import ConfigFile
-from builder.services.place import at, put, read, read_text, stage, staged, swap, sync, wanted, with_block, write
+from builder.services.place import at, put, read, read_text, stage, staged, swap, wanted, with_block, write
 from builder.services.record import (
     Journal,
     drop_journal,

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import HostError, InputError, Mark, Problem
 from builder.host.confine import resolve_in
+from builder.host.files import sync
 from builder.services.files import ConfigFile
 
 BEGIN, END = "# pibuild: begin (written from the inventory; changes belong there)", "# pibuild: end"
@@ -140,12 +141,3 @@ def write(path: Path, content: bytes, *, like: Path | None) -> None:
         with contextlib.suppress(PermissionError):  # only root gives files away
             os.chown(path, facts.st_uid, facts.st_gid)
     path.chmod(stat.S_IMODE(facts.st_mode) if facts is not None else 0o644)
-
-
-def sync(directory: Path) -> None:
-    """Write a directory's changes to the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

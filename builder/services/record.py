@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from builder.errors import HostError
 from builder.host.dirmode import let_in
+from builder.host.files import sync
 from builder.host.locks import take
 from builder.services.files import CONFIG, ConfigFile, ServerRole
-from builder.services.place import at, put, read, sync
+from builder.services.place import at, put, read
 
 STATE = PurePosixPath("/var/lib/pibuild/services")
 _WRITTEN, _JOURNAL, _ROLE = STATE / "written.json", STATE / "journal.json", STATE / "role"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -20,7 +19,6 @@ import pytest
 
 from builder.errors import HostError, InputError, VerdictError
 from builder.firmware.boards import BOARDS
-from builder.host import mounts
 from builder.host.hashing import file_digest
 from builder.inventory.edit import remove_node
 from builder.inventory.load import Inventory, load_inventory
@@ -31,6 +29,7 @@ from builder.netboot.rollback import rollback
 from builder.netboot.root import SHARED_SCRIPT_OWN
 from builder.run import CommandError, run, spawn
 from tests.images import DTB, VERSION, cpio, kernel
+from tests.system.privacy import private_mounts
 
 pytestmark = pytest.mark.root
 PROJECT = Path(__file__).parents[2]
@@ -141,20 +140,12 @@ def file_system(tmp_path: Path, *make: str) -> Iterator[Path]:
     with image.open("wb") as file:
         file.truncate(600 << 20)
     run([*make, image])
-    libc, directory = ctypes.CDLL(None, use_errno=True), Path.cwd()
-    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
-    try:
-        assert libc.unshare(mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-        mounts.mount("none", Path("/"), flags=mounts.MS_REC | mounts.MS_PRIVATE)
+    with private_mounts():
         run(["mount", "-o", "loop", image, at])
         try:
             yield at
         finally:
             run(["umount", at])
-            assert libc.setns(outside, mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-            os.chdir(directory)
-    finally:
-        os.close(outside)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import random
 import shutil
@@ -34,6 +33,7 @@ from tests import machine
 from tests.clusters import variant
 from tests.images import DEBIAN, MIB, make_image
 from tests.system.engine import processes_of
+from tests.system.privacy import private_mounts
 
 pytestmark = pytest.mark.root
 PROJECT = Path(__file__).parents[2]
@@ -251,18 +251,9 @@ def test_killed_applies_leave_all_old_files_or_a_rerun_completes(tmp_path: Path,
 @contextlib.contextmanager
 def small_disk(at: Path, mebibytes: int) -> Iterator[Path]:
     """Mount a small file system in a mount namespace of our own, which other processes' namespaces never copy."""
-    libc, directory = ctypes.CDLL(None, use_errno=True), Path.cwd()
     at.mkdir()
-    outside = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY)
-    try:
-        assert libc.unshare(mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-        mounts.mount("none", Path("/"), flags=mounts.MS_REC | mounts.MS_PRIVATE)
-        with mounts.mounted("small", at, "tmpfs", data=f"size={mebibytes}m"):
-            yield at
-    finally:
-        assert libc.setns(outside, mounts.CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
-        os.chdir(directory)
-        os.close(outside)
+    with private_mounts(), mounts.mounted("small", at, "tmpfs", data=f"size={mebibytes}m"):
+        yield at
 
 
 def test_a_full_disk_is_told_and_nothing_half_made_has_a_name(tmp_path: Path) -> None:

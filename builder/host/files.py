@@ -1,0 +1,45 @@
+"""Files that are whole under their names, and on the disk before anybody relies on them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from builder import syscalls
+
+
+def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
+    """Write a file: complete under its name, or not at all. Until then it lies beside it, or where `by_way_of` says."""
+    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with new.open("xb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        new.replace(path)
+    except OSError as error:
+        if by_way_of is None or error.errno != errno.EXDEV:
+            raise
+        new.unlink()  # what nodes never mount may be on a file system of its own: docs/security.md
+        write(path, content, mode)
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content, or a directory's entries, to the disk (fsync(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Bring all of the file system to the disk that a path lies on (syncfs(2))."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
