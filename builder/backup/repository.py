@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-import jinja2
-
 from builder.errors import HostError, InputError, Problem
 from builder.host.data import OVERLAYS
+from builder.host.templates import environment
 from builder.inventory.load import Inventory, Node
 from builder.inventory.schema import Backup
 from builder.netboot.layout import Netboot
@@ -108,12 +107,9 @@ def url_of(base: str, node: Node) -> str:
 
 def node_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
     """Return the files that tell a node where its backups go: path on the node to text. There is no secret in them."""
-    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
     values = {"node": node, "cluster": inventory.cluster}
     return {
-        f"/etc/pibuild/{name}": environment.from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
+        f"/etc/pibuild/{name}": environment().from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
         for name in ("backup.env", "backup.paths", "backup.exclude")
     }
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import jinja2
 import yaml
 
 from builder.errors import InputError, Problem
 from builder.host.data import OVERLAYS
 from builder.host.named_file import read_named
+from builder.host.templates import environment
 from builder.inventory.load import FORWARDING, Inventory, Node
 
 CONFIG = "/etc/pibuild"
@@ -65,12 +65,9 @@ def forwarder_files(inventory: Inventory, node: Node) -> Mapping[str, str]:
     """Return the files of a server that forwards metrics and is not exploded: path to text. Raises InputError."""
     if node.metrics.mode not in FORWARDING:
         return {}
-    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
     values = {"node": node, "cluster": inventory.cluster, **template_values(inventory, node)}
     return {
-        f"{CONFIG}/{name}": environment.from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
+        f"{CONFIG}/{name}": environment().from_string((_TEMPLATES / f"{name}.j2").read_text()).render(values)
         for name in FILES
     }
 

@@ -20,6 +20,7 @@ from builder.firmware.cmdline_txt import key_of, split
 from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
 from builder.host.overlay import Laid, walk
+from builder.host.templates import environment
 from builder.inventory.load import Inventory, Node
 from builder.kubernetes.k3s import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.monitoring.forwarder import template_values
@@ -260,10 +261,7 @@ def rendered(subject: Subject) -> list[NodeFile]:
 @functools.cache
 def _compiled(text: str) -> jinja2.Template:
     """Return a template, compiled once for all nodes."""
-    environment = jinja2.Environment(  # noqa: S701 - configuration files, no HTML
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)
+    return environment().from_string(text)
 
 
 def _render(known: Mapping[str, object], laid: Laid) -> NodeFile:

@@ -14,6 +14,7 @@ from typing import Literal
 import jinja2
 
 from builder.errors import InputError, Problem
+from builder.host.templates import environment
 from builder.inventory.load import Inventory, Node
 from builder.inventory.schema import ServerEntry
 from builder.netboot.layout import Netboot
@@ -90,14 +91,7 @@ def netboot(inventory: Inventory) -> Netboot:
 
 @functools.cache
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - configuration files, not HTML
-    )
+    return environment(_TEMPLATES)
 
 
 def fill(template: str, here: Serving, **values: object) -> str:

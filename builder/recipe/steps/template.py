@@ -14,6 +14,7 @@ from pydantic import Field
 
 from builder.documents.messages import did_you_mean
 from builder.errors import Mark, Problem, StepError
+from builder.host.templates import environment
 from builder.recipe.steps.base import Place, Step, Target
 from builder.recipe.steps.fields import (
     Mode,
@@ -77,25 +78,15 @@ class TemplateStep(Step):
         problem = next(_problems(template, variables), None)
         if problem:
             raise StepError(f"{at.mark}: {problem.mark}: {problem.message}", hint=problem.hint)
-        return _environment(template).get_template(template.name).render(variables).encode()
-
-
-def _environment(template: Path) -> jinja2.Environment:
-    return jinja2.Environment(  # noqa: S701 - configuration files, not HTML
-        loader=jinja2.FileSystemLoader(template.parent),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        return environment(template.parent).get_template(template.name).render(variables).encode()
 
 
 def _problems(template: Path, variables: Mapping[str, object]) -> Iterator[Problem]:
     """Yield what keeps a template from being rendered: all undefined names, else the first failure."""
-    environment = _environment(template)
+    rendering = environment(template.parent)
     try:
-        tree = environment.parse(template.read_text(), filename=str(template))
-        environment.get_template(template.name).render(variables)
+        tree = rendering.parse(template.read_text(), filename=str(template))
+        rendering.get_template(template.name).render(variables)
     except jinja2.UndefinedError as error:
         undefined = list(_undefined(tree, variables, template))
         failed = _failure(error, template)

@@ -196,6 +196,29 @@ def test_a_template_fails_at_its_place(tmp_path: Path, text: str, said: list[tup
         assert message in problem.message
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "''.__class__.__mro__[1].__subclasses__()",
+        "cycler.__init__.__globals__['os'].system('touch ' ~ name)",
+        "self._TemplateReference__context.environment.loader",
+        "(name | attr('__class__'))",
+        "servers.append(name)",
+        "'{0.__class__.__mro__}'.format(name)",
+    ],
+)
+def test_a_template_reaches_nothing_of_the_builders(tmp_path: Path, expression: str) -> None:
+    """It is rendered on the machine that plans or builds, outside any root."""
+    template = tmp_path / "t.j2"
+    template.write_text(f"a\n{{{{ {expression} }}}}\n")
+    beside: list[str] = []
+    problems = check(
+        tmp_path, "template", {"source": "t.j2", "path": "/a"}, name=str(tmp_path / "made"), servers=beside
+    )
+    assert (beside, (tmp_path / "made").exists()) == ([], False)
+    assert [problem.mark for problem in problems] == [Mark(file=template, line=2, column=1)], problems
+
+
 def test_a_near_variable_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "t.j2").write_text("{{ server }}")
     [problem] = check(tmp_path, "template", {"source": "t.j2", "path": "/a"}, servers=[])
