@@ -42,6 +42,12 @@ class Problem:
         hint = f"\n    hint: {self.hint}" if self.hint else ""
         return f"{where}{self.message}{hint}"
 
+    def as_json(self) -> dict[str, object]:
+        """Return the problem for programs; without a place, `file`, `line` and `column` are None."""
+        mark = self.mark
+        place = {"file": str(mark.file), "line": mark.line, "column": mark.column} if mark else {}
+        return {"message": self.message, "hint": self.hint, "file": None, "line": None, "column": None, **place}
+
 
 class PibuildError(Exception):
     """What failed, with a hint that mends it. The command line turns it into `exit_code`."""
@@ -56,6 +62,16 @@ class PibuildError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
+    def as_json(self) -> dict[str, object]:
+        """Return the failure for programs."""
+        return {
+            "kind": type(self).__name__,
+            "exit_code": self.exit_code,
+            "message": self.message,
+            "hint": self.hint,
+            "problems": [],
+        }
+
 
 class InputError(PibuildError):
     """What a person wrote is wrong. All problems at once, in the order of the file."""
@@ -65,6 +81,10 @@ class InputError(PibuildError):
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+
+    def as_json(self) -> dict[str, object]:
+        """Return the failure for programs, each problem with its place."""
+        return {**super().as_json(), "problems": [problem.as_json() for problem in self.problems]}
 
 
 class HostError(PibuildError):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from builder import console
 from builder.build.bootstrap import install, prepare_root, write_sources
 from builder.build.finish import finish, tidy
 from builder.build.plan import BASE, FINISH, Plan, PlannedLayer
@@ -113,6 +114,7 @@ def _answers_up_to(plan: Plan, number: int) -> list[Resolution]:
 
 def _begin_base(shop: Workshop, plan: Plan, upper: Path, scratch: Path) -> None:
     if shop.image is not None:
+        console.step(f"files of {shop.image.name}")
         place = scratch / "ingest"
         place.mkdir()
         ingest(shop.image, upper, scratch=place, method=shop.attach)  # type: ignore[arg-type]
@@ -130,14 +132,17 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
     chroot = Chroot(root=merged, emulation=shop.emulation, env=env)
     target = LayerTarget(root=merged, chroot=chroot, artifacts=shop.artifacts)
     if layer.name == BASE and shop.image is None:
+        console.step(f"{len(plan.lock.base.debs)} packages")
         fresh = replace(chroot, native=stand_ins.paths(fresh=True))
         install(fresh, plan.lock.base, shop.cache.archives, first=True)
         write_sources(merged, plan.recipe.base, plan.lock.sources)
     for index, step in enumerate(layer.steps):
         hidden = _VISIBLE_TO_AUTHORS if isinstance(step.step, RunStep) else ()
+        console.step(f"{step.kind} ({step.place.mark.file.name}:{step.place.mark.line})")
         target.step, target.chroot = step, replace(chroot, native=stand_ins.paths(without=hidden))
         _apply(target, step, (layer.answers or {}).get(index), shop)
     if layer.name == FINISH:
+        console.step("no identity of a machine stays")
         finish(merged, grow=plan.recipe.disk.root.grow)
     tidy(merged)
 

@@ -234,7 +234,8 @@ def open_archive(
         sources = [replace(one, suites=(*one.suites, *more)) if suite in one.suites else one for one in own]
         apt = Apt(cache, (*sources, *extra), architecture, access=access)
         try:
-            apt.update()
+            with console.progress(f"package lists of {distribution} {suite}, {architecture}"):
+                apt.update()
         except FetchError as error:
             failure = failure or error
         else:

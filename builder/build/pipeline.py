@@ -116,7 +116,7 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     recipe = load_recipe(path, options.settings)
     require_root(f"build {path}")
     enter_namespaces()
-    with cache.room():
+    with console.working(), cache.room():
         cache.prepare()
         with cache.in_use():
             return _build(recipe, options, cache, begun)
@@ -134,17 +134,24 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
     full: Mapping[str, float] = {}
     if not all(layer.cached for layer in plan.layers) or options.verify_emulation:
         with _downloads(plan, cache, options) as packages:
-            shop = _open_workshop(plan, options, cache, artifacts)
+            with console.progress("tools and base"):
+                shop = _open_workshop(plan, options, cache, artifacts)
             made = _make_layers(shop, plan, packages)
             if options.verify_emulation:
                 differences, full = _verify(shop, plan, packages)
+    else:
+        for number, layer in enumerate(plan.layers, start=1):
+            console.passed(f"layer {layer.name}", "cached", number=number, of=len(plan.layers))
     published = find_published(request) if not made else None
     publish_begun = time.monotonic()
     with golden_tree(shop, plan) as tree:
         if published is None:
-            _report_capabilities(tree)
-            console.note("publish …")
-        published = publish(_request(plan, tree, options, missing))
+            with console.progress("publish"):
+                _report_capabilities(tree)
+                published = publish(_request(plan, tree, options, missing))
+        else:
+            console.passed("publish", "unchanged")
+            published = publish(_request(plan, tree, options, missing))
     remember_plan(plan, cache)
     times = layer_seconds(shop, plan)
     return Built(
@@ -248,6 +255,7 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
         distribution, suite = plan.lock.release
         access: Access = "offline" if options.offline else "current"
         apt = open_archive(cache, distribution, suite, plan.recipe, "amd64", access=access)
+        console.step("native tools")
         return native_emulation(cache, make_tools_tree(cache, apt, resolve_tools(apt)), log=options.emulation_log)
     except FetchError as error:
         if options.emulation == "native-tools":
@@ -265,13 +273,17 @@ def _base_image(plan: Plan, options: BuildOptions, cache: Cache) -> Path | None:
 
 
 def _make_layers(shop: Workshop, plan: Plan, packages: Mapping[str, Future[None]]) -> set[str]:
-    made = set()
+    made, count = set(), len(plan.layers)
     for number, layer in enumerate(plan.layers):
-        if not is_open(shop.layers / layer.key):
+        if is_open(shop.layers / layer.key):
+            console.passed(f"layer {layer.name}", "cached", number=number + 1, of=count)
+            continue
+        with console.progress(f"layer {layer.name}", number=number + 1, of=count):
+            if not packages[layer.name].done():
+                console.step("waits for its packages")
             packages[layer.name].result()
-            with console.progress(f"layer {layer.name}"):
-                make_layer(shop, plan, number)
-            made.add(layer.name)
+            make_layer(shop, plan, number)
+        made.add(layer.name)
     return made
 
 

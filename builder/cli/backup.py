@@ -10,7 +10,7 @@ import click
 from builder import console
 from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, json_option, plain, table_options
+from builder.cli.options import example, json_option, plain, progress_option, table_options
 
 if TYPE_CHECKING:
     from builder.inventory.load import Inventory
@@ -134,6 +134,7 @@ def gateway(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None
 @repository_option
 @cluster_option
 @dest_option
+@progress_option
 @json_option
 def restore(
     node: str,

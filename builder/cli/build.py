@@ -17,6 +17,7 @@ from builder.cli.options import (
     json_option,
     offline_option,
     plain,
+    progress_option,
     recipe_argument,
     refresh_option,
     set_option,
@@ -125,6 +126,7 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
 @artifacts_option
 @refresh_option
 @offline_option
+@progress_option
 @table_options
 def build(
     recipe: Path,
@@ -146,6 +148,7 @@ def build(
 
     What RECIPE describes ends in output/NAME/latest. Needs root.
     """
+    console.note(f"building {recipe}")
     from builder.build.pipeline import BuildOptions, build_recipe
     from builder.emulation.log import read_log, rows, sum_up
     from builder.host.cache import Cache
@@ -186,6 +189,7 @@ def build(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default: beside RECIPE."
 )
 @artifacts_option
+@progress_option
 @json_option
 def lock(
     recipe: Path, settings: Mapping[str, str], output: Path | None, artifacts: tuple[Path, ...], as_json: bool

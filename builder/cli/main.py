@@ -146,6 +146,7 @@ def _explain(error: Exception) -> PibuildError:
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command line to its end and return the exit code; prints failures, raises nothing."""
+    console.begin()
     try:
         ended = pibuild.main(args=arguments, prog_name="pibuild", standalone_mode=False)
         sys.stdout.flush()

@@ -9,7 +9,7 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.options import NamedFile, example, json_option, plain, table_options
+from builder.cli.options import NamedFile, example, json_option, plain, progress_option, table_options
 
 if TYPE_CHECKING:
     from builder.inventory.load import Inventory
@@ -65,6 +65,7 @@ def models() -> None:
 )
 @store_option
 @cluster_option
+@progress_option
 @json_option
 def publish(
     file: Path,
@@ -164,6 +165,7 @@ def show(name: str, version: str | None, store: str, as_json: bool) -> None:
 @models.command(epilog=example("pibuild models verify", "pibuild models verify --drop-bad"))
 @click.option("--drop-bad", is_flag=True, help="Remove spoilt chunks: publishing the file again brings them back.")
 @store_option
+@progress_option
 @table_options
 def verify(drop_bad: bool, store: str, as_json: bool) -> None:
     """Read every chunk and compare it with its name."""

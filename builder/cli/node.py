@@ -10,7 +10,7 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.options import NamedFile, ServedDirectory, example, plain, table_options
+from builder.cli.options import NamedFile, ServedDirectory, example, plain, progress_option, table_options
 
 if TYPE_CHECKING:
     from builder.netboot.explode import Exploded
@@ -89,6 +89,7 @@ dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what wo
 @cluster_option
 @dest_option
 @dry_run_option
+@progress_option
 @table_options
 def explode(
     names: tuple[str, ...],

@@ -113,6 +113,19 @@ def table_options(command: Function) -> Function:
     return json_option(wide_option(command))
 
 
+def _show(_context: click.Context, _parameter: click.Parameter, way: console.Way) -> None:
+    console.show_progress(way)
+
+
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(["auto", "plain", "json"]),
+    default="auto",
+    show_default=True,
+    expose_value=False,
+    callback=_show,
+    help="How stderr says what goes on: one line on a terminal, lines with times, or events for programs.",
+)
 set_option = click.option(
     "--set",
     "settings",

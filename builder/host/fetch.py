@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import requests
 from urllib3.exceptions import HTTPError as TransportError
 
-from builder.console import note, size
+from builder.console import note, size, transfer
 from builder.errors import FetchError, HostError
 from builder.host.fetch_watch import Watch
 from builder.host.files import sync
@@ -33,7 +33,6 @@ from builder.host.named_file import open_named
 
 _CHUNK = 1 << 18
 _FROM_NETWORK = 1 << 14  # read at once: what drips is seen to
-_SAY_EVERY = 10.0  # seconds between two lines about one transfer
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # a later attempt may go through
 _LONGEST_PAUSE = 60.0
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
@@ -213,17 +212,15 @@ _STATUS_HINTS = {
 
 def _receive(response: requests.Response, partial: _Partial, url: str, total: int | None, watch: Watch) -> None:
     partial.file.seek(0, os.SEEK_END)
-    spoken, count = time.monotonic(), partial.file.tell()
-    for chunk in response.raw.stream(_FROM_NETWORK, decode_content=False):
-        partial.file.write(chunk)
-        watch.fed(len(chunk))
-        count += len(chunk)
-        if count > max(total or 0, _LARGEST):
-            partial.reset()
-            raise UnreachableError(f"{shown(url)}: does not end after {size(count)}", hint="check the URL")
-        if time.monotonic() - spoken > _SAY_EVERY:
-            spoken = time.monotonic()
-            note(f"{shown(url)}: {size(count)} of {size(total) if total else 'unknown'}")
+    count = partial.file.tell()
+    with transfer(shown(url), partial.written, total=total):
+        for chunk in response.raw.stream(_FROM_NETWORK, decode_content=False):
+            partial.file.write(chunk)
+            watch.fed(len(chunk))
+            count += len(chunk)
+            if count > max(total or 0, _LARGEST):
+                partial.reset()
+                raise UnreachableError(f"{shown(url)}: does not end after {size(count)}", hint="check the URL")
 
 
 def _causes(error: BaseException, kind: type[BaseException]) -> bool:
@@ -301,6 +298,10 @@ class _Partial:
         self._validator = None
         self.file.seek(0)
         self.file.truncate()
+
+    def written(self) -> int:
+        """Return the bytes that are in the file already; another thread may ask."""
+        return os.fstat(self.file.fileno()).st_size
 
     def size(self) -> int:
         self.file.flush()

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder import console
 from builder.console import size as readable
 from builder.errors import HostError
 from builder.host.confine import resolve_in
@@ -143,8 +144,11 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     image = result / f"{request.name}.img"
     write_partition_table(image, layout)
     files = boot_files(request.tree, request.disk, layout)
+    console.step("boot partition")
     _write_boot(request, image, layout, files, scratch)  # the quick one first: what does not fit is said at once
+    console.step("root partition")
     _write_root(request, image, layout, entries, files)
+    console.step(" and ".join(["checksums", *(f"{image.name}.{kind}" for kind in request.compress)]))
     digest = _add_products(request, result, layout)
     for path in (*result.iterdir(), result):
         sync(path)

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from builder import console
 from builder.errors import FetchError, StepError
 from builder.host.cache import Cache, read_json, write_json
 from builder.host.hashing import digest_of, file_digest
@@ -221,7 +222,11 @@ class Apt:
             f"{deb.name}:{deb.architecture}={deb.version}" if deb.architecture != "all" else f"{deb.name}={deb.version}"
             for deb in missing
         ]
-        with self.cache.scratch("download") as work:
+        total = sum(deb.size for deb in missing)
+        with (
+            self.cache.scratch("download") as work,
+            console.transfer(f"{len(missing)} packages", lambda: _bytes_in(work), total=total),
+        ):
             for begin in range(0, len(names), 200):
                 done = self._apt("apt-get", ["download", "-q", *names[begin : begin + 200]], cwd=work, check=False)
                 if done.returncode != 0:
@@ -289,6 +294,10 @@ def _list_name(uri: str, suite: str) -> str:
     place = uri.partition(":")[2].removeprefix("//").rstrip("/")
     path = f"{place}/{suite.strip('/')}/" if suite.endswith("/") else f"{place}/dists/{suite}/"
     return path.replace("_", "%5f").replace("/", "_")
+
+
+def _bytes_in(directory: Path) -> int:
+    return sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(directory))
 
 
 def is_present(archives: Path, deb: Deb) -> bool:

@@ -83,7 +83,7 @@ def test_an_interrupted_build_ends_cleanly(
     said = tmp_path / "said"
     with said.open("wb") as file, spawn(["setsid", *engine.argv("--offline")], env=engine.env, stdout=file) as process:
         end = time.monotonic() + 60
-        while "layer base …" not in said.read_text():
+        while ", base …" not in said.read_text():
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -93,7 +93,7 @@ def test_an_interrupted_build_ends_cleanly(
     assert code == 128 + number, said.read_text()
     _check_that_nothing_stays(engine, before)
     assert engine.scraps == []
-    lines = [line for line in said.read_text().splitlines() if not line.startswith(("layer ", "publish"))]
+    lines = [line for line in said.read_text().splitlines() if not line.startswith(("[", "building "))]
     assert lines == (["interrupted"] if number == signal.SIGINT else [])
 
 
@@ -103,7 +103,7 @@ def test_a_closed_terminal_ends_the_build(small: Small, tmp_path: Path) -> None:
     said = tmp_path / "said"
     with said.open("wb") as file, spawn(["setsid", *engine.argv("--offline")], env=engine.env, stdout=file) as process:
         end = time.monotonic() + 60
-        while "layer base …" not in said.read_text():
+        while ", base …" not in said.read_text():
             assert process.poll() is None, said.read_text()
             assert time.monotonic() < end
             time.sleep(0.02)

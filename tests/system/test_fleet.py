@@ -146,7 +146,7 @@ def test_a_node_registers_reports_and_is_listed(tmp_path: Path) -> None:
         assert fleet.listed()["yellow3"]["last"] > row["last"]
         assert fleet.log().count("yellow3: registered") == 1
         table = pibuild(tmp_path, "list", "--database", str(tmp_path / "fleet.db")).stdout.splitlines()
-        assert table[0].split()[:3] == ["node", "serial", "root"]
+        assert table[0].split()[:4] == ["node", "last", "contact", "health"]
         assert len(table) == 20
         assert any(line.startswith("green1 ") and "never seen" in line for line in table)
 

@@ -68,16 +68,6 @@ def test_a_table_on_a_terminal_has_whole_values(*, wide: bool) -> None:
         assert lines == ["a    c", "[x]  z", "not shown: b (--wide)"]
 
 
-def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.progress("layer [base]"):
-        console.note("between")
-    first, second, third = capsys.readouterr().err.splitlines()
-    assert first == "layer [base] …"
-    assert second == "between"
-    assert third.startswith("layer [base]: 0.")
-    assert third.endswith(" s")
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 20, "3.0 MiB"), (5 << 40, "5120.0 GiB")],
