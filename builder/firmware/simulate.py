@@ -136,6 +136,7 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
     boot.note(PI5_ORDER)
     own = boot.prefix
     raw = boot.fetch(boot.config_name)
+    reason = ""
     if raw is None:
         reason = boot.why(boot.config_name)
         boot.prefix = ""

@@ -186,9 +186,9 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
         argv: list[str | Path] = [losetup, "--read-only", *span, loop, image]
         done = run(argv, what="attaching the image", timeout=_LIMIT, check=not tries_left)
         if done.returncode == 0:
-            break
+            return Path(loop)
         time.sleep(0.05)
-    return Path(loop)
+    raise HostError("no loop device stays free long enough to be taken", hint="look at them: losetup --list")
 
 
 def _let_go(loop: Path) -> None:

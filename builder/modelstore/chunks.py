@@ -157,7 +157,7 @@ def cut(path: Path, *, longest: int = LONGEST, fixed: int = FIXED) -> tuple[str,
     size = path.stat().st_size
     if size == 0:
         raise InputError(Problem(message=f"{path} is empty"))
-    whole, chunks = hashlib.sha256(), []
+    whole, chunks, left = hashlib.sha256(), [], 0
     with open_named(path) as file:
         boundaries = gguf_boundaries(file, size)
         file.seek(0)

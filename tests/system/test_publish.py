@@ -138,7 +138,7 @@ def test_the_map_leaves_out_only_zeros(published: Published) -> None:
 def test_threads_do_not_change_what_is_compressed(
     published: Published, tmp_path: Path, kind: compress.Compression, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sums = set()
+    sums, packed = set(), Path()
     for threads in (1, 2, 3, 64):
         monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
         image = tmp_path / "x.img"

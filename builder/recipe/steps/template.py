@@ -84,11 +84,12 @@ class TemplateStep(Step):
 def _problems(template: Path, variables: Mapping[str, object]) -> Iterator[Problem]:
     """Yield what keeps a template from being rendered: all undefined names, else the first failure."""
     rendering = environment(template.parent)
+    tree = None
     try:
         tree = rendering.parse(template.read_text(), filename=str(template))
         rendering.get_template(template.name).render(variables)
     except jinja2.UndefinedError as error:
-        undefined = list(_undefined(tree, variables, template))
+        undefined = list(_undefined(tree, variables, template)) if tree else []
         failed = _failure(error, template)
         if not any(problem.mark and failed.mark and problem.mark.line == failed.mark.line for problem in undefined):
             yield failed

@@ -161,6 +161,7 @@ def test_a_fat_of_any_size_has_the_same_bits_again(tmp_path: Path, size: int) ->
         with image.open("rb") as file:
             sums.add(hashlib.file_digest(file, "sha256").hexdigest())
     assert len(sums) == 1
+    image = tmp_path / "two.img"
     listed = run(["mdir", "-/", "-b", "-i", f"{image}@@8M"]).stdout.split("\n")
     assert "::/link/A long name.dtbo" in listed
     assert run(["mtype", "-i", f"{image}@@8M", "::cmdline.txt"]).stdout == "new"
