@@ -66,6 +66,7 @@ check: lint unit ## ruff, mypy --strict and the unit tests: under a minute, no r
 
 lint: install
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
 unit: install

@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder import console
@@ -51,7 +51,6 @@ class LayerTarget:
     chroot: Chroot
     artifacts: Mapping[str, Path]
     step: RecipeStep | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def run(
         self,

@@ -38,7 +38,6 @@ from builder.host.unwritable import why_not
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no other package's code, and a quicker start
 UMASK = 0o022  # whatever the caller's: servers and nodes must be able to enter and read what is made for them
 INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program that ended so
-TERMINATED = 128 + signal.SIGTERM
 
 _EXIT_CODES = """\b
 Exit codes:

@@ -22,7 +22,6 @@ _MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x
 _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
 _PRIVATE_BINFMT = (6, 7)  # binfmt_misc is per user namespace from this kernel on
 _QEMU, _LAUNCHER = "/run/pibuild/qemu", "/run/pibuild/launcher"  # where a root sees them
-MODES = ("auto", "native-tools", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

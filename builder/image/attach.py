@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem
@@ -35,7 +35,6 @@ from builder.image.open import Partition, open_image
 from builder.run import CommandError, find_tool, run
 
 Method = Literal["auto", "kpartx", "loop", "files"]
-METHODS: tuple[Method, ...] = get_args(Method)
 # What the superblock says of errors (stop the machine) and of its journal (any device) is not followed.
 _SAFE = "ro,nodev,nosuid,noload,errors=continue"
 _NOT_OFFERED = ("permission denied", "not permitted", "unknown filesystem type")  # of mount(8)

@@ -18,7 +18,6 @@ from builder.run import find_tool, run
 _FAT32_FROM = 64 * MIB  # below, FAT32's minimum of 65,525 clusters does not fit
 _MIN_CLUSTERS = {16: 4085, 32: 65525}  # Microsoft's FAT specification: fewer is FAT12, or FAT16
 _MAX_CLUSTERS = {16: 65524, 32: 0x0FFFFFF5}
-_MOST_SECTORS = 8  # 4096 bytes a cluster
 _DOS_BEGINS = 315532800  # 1980-01-01, the first time a FAT can hold
 _ARGUMENTS = 200  # files one mcopy is given
 _BIGGEST = 5

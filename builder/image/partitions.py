@@ -122,11 +122,6 @@ def reference(spec: DiskSpec, layout: Layout, number: int) -> str:
     return f"PARTUUID={partuuid(layout, number)}"
 
 
-def root_reference(spec: DiskSpec, layout: Layout) -> str:
-    """Return what the kernel's root= names."""
-    return reference(spec, layout, layout.root.number)
-
-
 def write_partition_table(image: Path, layout: Layout) -> None:
     """Make `image` a sparse file of the layout's size, if it is not, and write the MBR into it."""
     with image.open("ab") as file:

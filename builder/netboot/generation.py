@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,8 +182,3 @@ def _capabilities(root: Path) -> dict[str, str]:
             said = run(["getcap", path]).stdout
         found[f"/{path.relative_to(root)}"] = said.strip().removeprefix(f"{path} ")
     return found
-
-
-def facts_of(generation: Generation) -> dict[str, object]:
-    """Return a generation's facts for programs."""
-    return {"digest": generation.digest, **asdict(generation)}

@@ -17,7 +17,6 @@ from builder.image.partitions import (
     make_uuid,
     partuuid,
     reference,
-    root_reference,
     write_partition_table,
 )
 
@@ -59,7 +58,7 @@ def test_references() -> None:
     spec = DiskSpec(root_label="writable")
     layout = make_layout(spec, disk_id=0xAB, root_size=ALIGNMENT)
     assert partuuid(layout, 2) == "000000ab-02"
-    assert root_reference(spec, layout) == "PARTUUID=000000ab-02"
+    assert reference(spec, layout, layout.root.number) == "PARTUUID=000000ab-02"
     by_label = DiskSpec(root_label="writable", identify="label")
     assert [reference(by_label, layout, number) for number in (1, 2)] == ["LABEL=bootfs", "LABEL=writable"]
 
