@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class Target(Protocol):
         """Return the verified file of an artifact; None where it is optional and could not be had."""
 
 
-class Step(BaseModel):
+class Step(BaseModel, ABC):
     """A step as a person writes it. Subclasses carry the kind's reference in their docstring.
 
     `version` is raised whenever the implementation's result changes for the same fields and inputs.
@@ -58,14 +59,14 @@ class Step(BaseModel):
         """Return what types alone cannot find wrong."""
         return []
 
-    def inputs(self, at: Place) -> object:  # noqa: ARG002
-        """Return, JSON-able, everything beyond the fields that can change the result."""
-        return None
+    @abstractmethod
+    def inputs(self, at: Place) -> object:
+        """Return, JSON-able, everything beyond the fields that can change the result; None where that is nothing."""
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """Return the files from outside that the step needs."""
         return ()
 
+    @abstractmethod
     def apply(self, target: Target, at: Place) -> None:
         """Do the step's work on the target. Raises StepError."""
-        raise NotImplementedError

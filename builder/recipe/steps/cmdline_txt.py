@@ -74,6 +74,10 @@ class CmdlineTxtStep(Step):
             raise ValueError(f"{removed} is both added and removed")
         return self
 
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        """Return nothing: the fields alone decide."""
+        return None
+
     def apply(self, target: Target, at: Place) -> None:
         """Edit the file."""
         files = RootFiles(target, at)

@@ -106,6 +106,10 @@ class ConfigTxtStep(SectionEdit, Step):
     def _all(self) -> list[SectionEdit]:
         return [self, *self.edits]
 
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        """Return nothing: the fields alone decide."""
+        return None
+
     def apply(self, target: Target, at: Place) -> None:
         """Edit the file."""
 

@@ -80,6 +80,10 @@ class DownloadStep(Step):
             raise ValueError("strip is for extract")
         return self
 
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        """Return nothing: files from outside are artifacts."""
+        return None
+
     def artifacts(self) -> tuple[Artifact, ...]:
         """Return the one file."""
         return (Artifact(url=self.url, sha256=self.sha256, optional=self.optional),)

@@ -68,6 +68,10 @@ class RunStep(Step):
             return [Problem(message=f"run: a script is for /bin/sh, not for {first[2:].strip()}", hint=hint)]
         return []
 
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        """Return nothing: the commands alone decide."""
+        return None
+
     def apply(self, target: Target, at: Place) -> None:  # noqa: ARG002 - the target's errors know the place
         """Run it. A script's StepError names the command that failed."""
         if self.argv is not None:

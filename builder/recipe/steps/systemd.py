@@ -62,6 +62,10 @@ class SystemdStep(Step):
             raise ValueError(f"default_target: {self.default_target} is not a target\nhint: such as multi-user.target")
         return self
 
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        """Return nothing: the fields alone decide."""
+        return None
+
     def apply(self, target: Target, at: Place) -> None:
         """Call systemctl in the root, once for each verb."""
         files = RootFiles(target, at)

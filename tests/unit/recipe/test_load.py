@@ -12,10 +12,18 @@ from builder.errors import InputError, Problem
 from builder.recipe.json_schema import recipe_schema
 from builder.recipe.load import Recipe, load_recipe
 from builder.recipe.schema import BaseImage, Bootstrap, RootPartition, parse_size
-from builder.recipe.steps.base import Place, Step
+from builder.recipe.steps.base import Place, Step, Target
 
 
-class _Say(Step):
+class _Kind(Step):
+    def inputs(self, at: Place) -> object:  # noqa: ARG002
+        return None
+
+    def apply(self, target: Target, at: Place) -> None:
+        raise NotImplementedError
+
+
+class _Say(_Kind):
     """Stands for a kind of step whose value is a mapping."""
 
     raw_fields: ClassVar[frozenset[str]] = frozenset({"content"})
@@ -37,7 +45,7 @@ class _File(BaseModel):
     to: str
 
 
-class _Files(Step):
+class _Files(_Kind):
     """Stands for a kind of step whose value is a list."""
 
     list_field: ClassVar[str] = "files"
@@ -420,3 +428,12 @@ def test_a_name_that_no_shipped_recipe_has_is_refused(name: str, said: str, tmp_
         load_recipe(path)
     assert f"mine.yaml:2:11: no such recipe: {name}" in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_kind_that_does_not_say_what_its_result_depends_on_does_not_load() -> None:
+    class Silent(Step):
+        def apply(self, target: Target, at: Place) -> None:
+            raise NotImplementedError
+
+    with pytest.raises(TypeError, match="inputs"):
+        Silent()  # type: ignore[abstract]
