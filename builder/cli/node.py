@@ -120,7 +120,8 @@ def explode(
     from builder.host.mounts import enter_namespaces
     from builder.host.named_file import read_named
     from builder.inventory.load import find_inventory, load_inventory
-    from builder.netboot.explode import ExplodeOptions, choose, plan_explode
+    from builder.netboot.dry_run import plan_explode
+    from builder.netboot.explode import ExplodeOptions, choose
     from builder.netboot.explode import explode as explode_nodes
     from builder.run import require_root
 
@@ -137,10 +138,10 @@ def explode(
     )
     where = dest or Path(inventory.cluster.netboot)
     require_root("explode")
+    enter_namespaces()
     if dry_run:
         _print_exploded(plan_explode(inventory, nodes, where, options), as_json=as_json, dry_run=True)
         return
-    enter_namespaces()
     with console.progress(f"exploding {len(nodes)} node{'s' if len(nodes) > 1 else ''} to {where}"):
         done = explode_nodes(inventory, nodes, where, options)
     _print_exploded(done, as_json=as_json, dry_run=False)
@@ -161,16 +162,17 @@ def _print_exploded(exploded: tuple[Exploded, ...], *, as_json: bool, dry_run: b
     held = [row.node for row in exploded if row.action == "held"]
     if held:
         console.note(f"went back and stay there: {named(held)}; --unhold takes them along")
-    require_done({row.node: row.failed for row in exploded if row.failed}, of=len(exploded))
+    others = "the others would be done" if dry_run else "the others are done"
+    require_done({row.node: row.failed for row in exploded if row.failed}, of=len(exploded), others=others)
 
 
-def require_done(failed: Mapping[str, str], *, of: int) -> None:
+def require_done(failed: Mapping[str, str], *, of: int, others: str = "the others are done") -> None:
     """Raise StepError where something failed for a node."""
     from builder.errors import StepError
 
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        message = f"{len(failed)} of {of} nodes boot what they booted, the others are done\n{reasons}"
+        message = f"{len(failed)} of {of} nodes boot what they booted, {others}\n{reasons}"
         raise StepError(
             message, hint="pibuild explode --fresh makes a node's root anew, whatever it made of the old one"
         )

@@ -73,23 +73,31 @@ def ingest(image: Path, into: Path, *, scratch: Path, method: Method = "auto") -
     root and a private mount namespace. Raises InputError for an image that is none of a Raspberry Pi's, FetchError for
     one that cannot be unpacked, HostError when this machine cannot read it.
     """
-    require_root("build")
-    raw = unpack(image, scratch / "image")
-    files = scratch / "files"
-    files.mkdir()
-    with attached(raw, method, files) as found:
+    with looked_into(image, scratch, method=method) as (found, facts):
         if found.mounted:
             _copy(found.root, into)
         else:
             into.rmdir()
             found.root.rename(into)
-        facts = _base_facts(found, into)
         with _times_kept(into):
             _drop(into / "lost+found")
-        _lay_boot(found.boot, into, facts.boot_mount, image)
+        _lay_boot(found.boot, boot_place(into, facts.boot_mount, image))
+    return facts
+
+
+@contextlib.contextmanager
+def looked_into(image: Path, scratch: Path, *, method: Method = "auto") -> Iterator[tuple[Attached, BaseFacts]]:
+    """Give an image's files for the time of the block, in `scratch`/files, with its facts; as for `ingest`."""
+    require_root("build")
+    raw = unpack(image, scratch / "image")
+    files = scratch / "files"
+    files.mkdir()
+    with attached(raw, method, files) as found:
+        facts = _base_facts(found, found.root)
+        boot_place(found.root, facts.boot_mount, image)
+        yield found, facts
     if raw != image:
         raw.unlink()
-    return facts
 
 
 def _base_facts(found: Attached, root: Path) -> BaseFacts:
@@ -180,11 +188,16 @@ def find_identify(command_line: str, fstab: str) -> Identify:
     return next((style for style in styles if first.startswith(f"{style.upper()}=")), "device")
 
 
-def _lay_boot(boot: Path, root: Path, mount: str, image: Path) -> None:
-    """Put the boot partition's content at its mount point; what lies hidden below the mount goes."""
+def boot_place(root: Path, mount: str, image: Path) -> Path:
+    """Return where a root has its boot files. Raises InputError for a place that is no directory."""
     place = resolve_in(root, mount)
     if place == root or (place.exists() and not place.is_dir()):
         raise InputError(Problem(message=f"{image}: fstab mounts the boot partition at {mount}, which is no directory"))
+    return place
+
+
+def _lay_boot(boot: Path, place: Path) -> None:
+    """Put the boot partition's content at its mount point; what lies hidden below the mount goes."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with _times_kept(place.parent):
         _drop(place)

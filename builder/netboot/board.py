@@ -14,7 +14,7 @@ from pathlib import Path
 from builder.console import warn
 from builder.errors import PibuildError
 from builder.firmware.boards import BOARDS, NETBOOTED
-from builder.firmware.boot_files import MOST_BYTES, Answer, DirectoryTree
+from builder.firmware.boot_files import MOST_BYTES, Answer, Tree
 from builder.firmware.boot_state import Eeprom
 from builder.firmware.config_eval import CONFIG_LIMIT
 from builder.firmware.simulate import simulate
@@ -33,7 +33,7 @@ _FACTS = 16 << 20  # bytes of modules.dep and its like that are read; the bigges
 class _Glance:
     """A boot directory whose big files are seen and not read: a Tree."""
 
-    tree: DirectoryTree
+    tree: Tree
 
     def probe(self, name: str) -> Answer:
         """Say whether the server would send a file."""
@@ -47,10 +47,10 @@ class _Glance:
         return self.tree.read(name)
 
 
-def ask_boards(asked: Iterable[tuple[Node, Generation, Path, bool]]) -> dict[str, str]:
+def ask_boards(asked: Iterable[tuple[Node, Generation, Tree, bool]]) -> dict[str, str]:
     """Return, by the name of a node, why its board would stop or not reach its root; what cannot be told is warned of.
 
-    Each is asked with the generation, the boot directory it is to boot from, and whether its root is a shared one.
+    Each is asked with the generation, the boot files that it is to have, and whether its root is a shared one.
     """
     stopped = {}
     unseen: dict[str, list[str]] = {}
@@ -68,12 +68,12 @@ def ask_boards(asked: Iterable[tuple[Node, Generation, Path, bool]]) -> dict[str
     return stopped
 
 
-def _ask(node: Node, generation: Generation, boot: Path, *, shared: bool) -> str:
+def _ask(node: Node, generation: Generation, boot: Tree, *, shared: bool) -> str:
     board = BOARDS[node.board]
     if node.board not in NETBOOTED:
         return f"a {board.title} is not known to boot over the network: boot: local, or one of {', '.join(NETBOOTED)}"
-    own = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # `boot` is what its serial leads to
-    report = simulate(_Glance(tree=DirectoryTree(root=boot)), node.board, node.serial, mac=node.mac, eeprom=own)
+    own = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # `boot` is where its serial leads to
+    report = simulate(_Glance(tree=boot), node.board, node.serial, mac=node.mac, eeprom=own)
     if report.stop is not None:
         return f"its {board.title} would stop ({report.stop_kind}): {report.stop}"
     loaded = (report.kernel or "", report.dtb or "", *report.initramfs)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem, VerdictError
+from builder.firmware.boot_files import DirectoryTree
 from builder.host.confine import Held, held, is_directory, is_there
 from builder.host.dirmode import let_in
 from builder.host.unwritable import is_full
@@ -29,12 +30,12 @@ from builder.image.capabilities import can_mend
 from builder.inventory.load import Inventory, Node
 from builder.kubernetes.k3s import BINARY, storage_warnings
 from builder.netboot.board import ask_boards
-from builder.netboot.generation import Generation, ImageFile, bring_in, find_image, read_generation
+from builder.netboot.generation import Generation, ImageFile, bring_in, find_image
 from builder.netboot.layout import PERSIST, Netboot
 from builder.netboot.personalise import NodeFile, Personal, Subject, left_out, personalise
 from builder.netboot.record import Record, Way
 from builder.netboot.root import Method, find_way, make_boot, make_persistent, make_root
-from builder.netboot.state import NodeState, make_state, read_state
+from builder.netboot.state import NodeState, make_state
 
 _NAMED = 5  # nodes in a line
 
@@ -77,7 +78,7 @@ class Exploded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
+class Job:
     """A node to explode."""
 
     node: Node
@@ -85,6 +86,11 @@ class _Job:
     personal: Personal
     way: Way
     action: str
+
+    @property
+    def shared(self) -> bool:
+        """Whether its root is a shared one."""
+        return self.way == "shared"
 
 
 def choose(inventory: Inventory, nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -119,7 +125,7 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
     with netboot.locked(begin=True), _room(netboot):
         staying = [node for node in nodes if netboot.held(node.name) and not options.unhold]
         nodes = [node for node in nodes if node not in staying]
-        images = _images(inventory, nodes, options)
+        images = find_images(inventory, nodes, options)
         generations = {name: bring_in(netboot, image, attach=options.attach) for name, image in images.items()}
         states = make_state(netboot, tuple(nodes))
         jobs = [_job(inventory, node, netboot, generations[node.image], states[node.name], options) for node in nodes]
@@ -127,7 +133,7 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         netboot.flush()
         booted = netboot.booted()
         stopped = ask_boards(
-            (job.node, job.generation, netboot.boot(job.node.name, job.personal.name), job.way == "shared")
+            (job.node, job.generation, DirectoryTree(root=netboot.boot(job.node.name, job.personal.name)), job.shared)
             for job in jobs
             if job.node.name not in failed
         )
@@ -137,9 +143,20 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         }
         done = {name: replace(row, seconds=round(seconds.get(name, 0.0), 3)) for name, row in done.items()}
         done |= {node.name: _stay(netboot, node, booted) for node in staying}
-    _report_capabilities(tuple(generations.values()))
-    _report_left_out(tuple(generations.values()))
-    unsaid = [job.node.name for job in jobs if job.way == "shared" and job.node.root != "shared"]
+    return conclude(inventory, jobs, done, stopped)
+
+
+def conclude(
+    inventory: Inventory, jobs: Sequence[Job], done: Mapping[str, Exploded], stopped: Mapping[str, str]
+) -> tuple[Exploded, ...]:
+    """Say what all should know of what was made; return the rows in the inventory's order.
+
+    Raises VerdictError where boards would stop.
+    """
+    generations = tuple({job.generation.directory: job.generation for job in jobs}.values())
+    _report_capabilities(generations)
+    _report_left_out(generations)
+    unsaid = [job.node.name for job in jobs if job.shared and job.node.root != "shared"]
     if unsaid:
         warn(f"{', '.join(unsaid)}: the servers export what is shared only for `root: shared` in {inventory.path}")
     if stopped:
@@ -149,57 +166,16 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
     return tuple(done[node.name] for node in inventory.nodes if node.name in done)
 
 
-def plan_explode(
-    inventory: Inventory, nodes: Sequence[Node], dest: Path, options: ExplodeOptions
-) -> tuple[Exploded, ...]:
-    """Return what `explode` would do. Writes nothing."""
-    netboot = Netboot(dest.absolute())
-    images = _images(inventory, nodes, options)
-    planned = []
-    for node in nodes:
-        if netboot.held(node.name) and not options.unhold:
-            planned.append(_held(netboot, node))
-            continue
-        image = images[node.image]
-        generation, state = read_generation(netboot, image.digest), read_state(netboot, node)
-        before = netboot.current(node.serial)
-        if generation is None or state is None:
-            why = "make" if generation else "ingest and make"
-            planned.append(_planned(node, image, before=before, action=why))
-            continue
-        subject = _subject(inventory, node, netboot, generation, state, options)
-        personal = personalise(subject)
-        _warn_of_storage(node, generation)
-        action = _action(netboot, node, personal.name)
-        changed = _changed(netboot, node, personal.files)
-        planned.append(_planned(node, image, before=before, action=action, after=personal.name, changed=changed))
-    return tuple(planned)
-
-
-def _planned(
-    node: Node, image: ImageFile, *, before: str, action: str, after: str = "", changed: tuple[str, ...] = ()
-) -> Exploded:
-    return Exploded(
-        node=node.name,
-        serial=node.serial,
-        image=image.digest,
-        before=before,
-        after=after,
-        way="",
-        action=action,
-        changed=changed,
-    )
-
-
 # -------------------------------------------------------------------------------------------------------------- making
 
 
-def _images(inventory: Inventory, nodes: Sequence[Node], options: ExplodeOptions) -> dict[str, ImageFile]:
+def find_images(inventory: Inventory, nodes: Sequence[Node], options: ExplodeOptions) -> dict[str, ImageFile]:
+    """Return the images that nodes boot, by name."""
     names = dict.fromkeys(node.image for node in nodes)
     return {name: find_image(options.image, name, inventory.path.resolve().parent) for name in names}
 
 
-def _subject(
+def subject_of(
     inventory: Inventory,
     node: Node,
     netboot: Netboot,
@@ -207,19 +183,21 @@ def _subject(
     state: NodeState,
     options: ExplodeOptions,
 ) -> Subject:
+    """Return whom a root is made for and of what."""
     return Subject(
         inventory=inventory,
         node=node,
         generation=generation,
         netboot=netboot,
         state=state,
-        shared=_method(node, options) == "shared",
+        shared=method_of(node, options) == "shared",
         keys=options.keys,
         salt=secrets.token_hex(8) if options.fresh else "",
     )
 
 
-def _method(node: Node, options: ExplodeOptions) -> Method:
+def method_of(node: Node, options: ExplodeOptions) -> Method:
+    """Return how a node's root is to be made."""
     wanted: Mapping[str, Method] = {"copy": "copy", "reflink": "reflink", "shared": "shared"}
     return wanted.get(node.root, "auto") if options.method == "auto" else options.method
 
@@ -231,21 +209,22 @@ def _job(
     generation: Generation,
     state: NodeState,
     options: ExplodeOptions,
-) -> _Job:
-    personal = personalise(_subject(inventory, node, netboot, generation, state, options))
-    way = find_way(netboot, generation, _method(node, options))
-    action = _action(netboot, node, personal.name)
-    return _Job(node=node, generation=generation, personal=personal, way=way, action=action)
+) -> Job:
+    personal = personalise(subject_of(inventory, node, netboot, generation, state, options))
+    way = find_way(netboot.dest, generation, method_of(node, options))
+    action = action_for(netboot, node, personal.name)
+    return Job(node=node, generation=generation, personal=personal, way=way, action=action)
 
 
-def _action(netboot: Netboot, node: Node, name: str) -> str:
+def action_for(netboot: Netboot, node: Node, name: str) -> str:
+    """Return what has to be done so that a node boots a root."""
     if not netboot.is_whole(node.name, name):
         return "make"
     return "none" if netboot.current(node.serial) == name else "switch"
 
 
 def _make_all(
-    inventory: Inventory, netboot: Netboot, jobs: Sequence[_Job], at_once: int
+    inventory: Inventory, netboot: Netboot, jobs: Sequence[Job], at_once: int
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Make roots side by side, flush, and give them their names; return the seconds, and by node what failed."""
     seconds: dict[str, float] = {}
@@ -255,7 +234,7 @@ def _make_all(
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 job = running[future]
-                with _alone(job.node, failed):
+                with alone(job.node, failed):
                     seconds[job.node.name] = future.result()
                     note(f"{job.node.name}: {job.way}, {seconds[job.node.name]:.1f} s ({number}/{len(jobs)})")
         except BaseException:
@@ -264,13 +243,13 @@ def _make_all(
         netboot.flush()
         for job in jobs:
             if job.node.name not in failed:
-                with _alone(job.node, failed):
+                with alone(job.node, failed):
                     _name(netboot, job, scratch)
     return seconds, failed
 
 
 @contextlib.contextmanager
-def _alone(node: Node, failed: dict[str, str]) -> Iterator[None]:
+def alone(node: Node, failed: dict[str, str]) -> Iterator[None]:
     """Note what fails for a node, so that the others go on; a full disk ends it for all."""
     try:
         yield
@@ -281,7 +260,7 @@ def _alone(node: Node, failed: dict[str, str]) -> Iterator[None]:
         warn(f"{node.name}: {error}")
 
 
-def _make(inventory: Inventory, netboot: Netboot, job: _Job, scratch: Path) -> float:
+def _make(inventory: Inventory, netboot: Netboot, job: Job, scratch: Path) -> float:
     begun = time.monotonic()
     home = scratch / job.node.name
     home.mkdir()
@@ -289,12 +268,12 @@ def _make(inventory: Inventory, netboot: Netboot, job: _Job, scratch: Path) -> f
     make_boot(job.generation, job.personal, job.way, home / "boot")
     (netboot.roots / job.node.name).mkdir(exist_ok=True)
     let_in(netboot.roots / job.node.name)
-    if not _kept_as(inventory, netboot, job.node):
+    if not kept_as(inventory, netboot, job.node):
         make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
     return time.monotonic() - begun
 
 
-def _kept_as(inventory: Inventory, netboot: Netboot, node: Node) -> str:
+def kept_as(inventory: Inventory, netboot: Netboot, node: Node) -> str:
     """Return the former name under which lies what a renamed node keeps, "" when there is nothing to take over."""
     former = netboot.former(node.name, node.serial)
     if not former or is_there(netboot.root(node.name, PERSIST)) or not is_directory(netboot.root(former, PERSIST)):
@@ -302,15 +281,15 @@ def _kept_as(inventory: Inventory, netboot: Netboot, node: Node) -> str:
     return former if all(former != each.name for each in inventory.nodes) else ""
 
 
-def _take_over(inventory: Inventory, netboot: Netboot, job: _Job) -> None:
+def _take_over(inventory: Inventory, netboot: Netboot, job: Job) -> None:
     """Let what a renamed node keeps go with its new name, now that it boots under it."""
-    former = _kept_as(inventory, netboot, job.node)
+    former = kept_as(inventory, netboot, job.node)
     if former:
         netboot.root(former, PERSIST).rename(netboot.root(job.node.name, PERSIST))
         make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
 
 
-def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
+def _name(netboot: Netboot, job: Job, scratch: Path) -> None:
     """Give a finished root its name: the boot directory first, as a root without one counts as not made."""
     node, name = job.node.name, job.personal.name
     root, boot = netboot.root(node, name), netboot.boot(node, name)
@@ -328,7 +307,7 @@ def _name(netboot: Netboot, job: _Job, scratch: Path) -> None:
 
 
 def _switched(
-    inventory: Inventory, netboot: Netboot, job: _Job, booted: dict[str, tuple[str, str]], failed: str
+    inventory: Inventory, netboot: Netboot, job: Job, booted: dict[str, tuple[str, str]], failed: str
 ) -> Exploded:
     """Let a board boot its root, unless it could not be made; return what became of the node."""
     failures = {job.node.name: failed} if failed else {}
@@ -342,20 +321,20 @@ def _switched(
         action=job.action,
         changed=(),
     )
-    with _alone(job.node, failures):
+    with alone(job.node, failures):
         if not failed:
-            row = replace(row, changed=_changed(netboot, job.node, job.personal.files))
+            row = replace(row, changed=changed_files(netboot, job.node, job.personal.files))
             netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted)
             _take_over(inventory, netboot, job)
             netboot.release(job.node.name)
-            _warn_of_storage(job.node, job.generation)
+            warn_of_storage(job.node, job.generation)
     if not failures:
         return row
     boots = netboot.current(job.node.serial)
     return replace(row, action="failed", after=boots, failed=failures[job.node.name])
 
 
-def _held(netboot: Netboot, node: Node) -> Exploded:
+def held_row(netboot: Netboot, node: Node) -> Exploded:
     """Return the row of a node that stays with the root it went back to."""
     name, before = netboot.held(node.name), netboot.current(node.serial)
     return Exploded(
@@ -372,19 +351,24 @@ def _held(netboot: Netboot, node: Node) -> Exploded:
 
 def _stay(netboot: Netboot, node: Node, booted: dict[str, tuple[str, str]]) -> Exploded:
     """Let a board boot the root that its node is held at: a board that was replaced boots nothing yet."""
-    row = _held(netboot, node)
+    row = held_row(netboot, node)
     if row.action == "held":
         return row
     failures: dict[str, str] = {}
-    with _alone(node, failures):
-        if not netboot.is_whole(node.name, row.after):
-            hint = f"sudo pibuild explode --unhold --node {node.name}"
-            raise HostError(f"{node.name} is held at {row.after}, which is gone", hint=hint)
+    with alone(node, failures):
+        require_held(netboot, row)
         netboot.switch(node.name, node.serial, row.after, back=True, booted=booted)
     return replace(row, action="failed", after=row.before, failed=failures[node.name]) if failures else row
 
 
-def _changed(netboot: Netboot, node: Node, files: Sequence[NodeFile]) -> tuple[str, ...]:
+def require_held(netboot: Netboot, row: Exploded) -> None:
+    """Raise HostError where the root that a node is held at is gone."""
+    if not netboot.is_whole(row.node, row.after):
+        hint = f"sudo pibuild explode --unhold --node {row.node}"
+        raise HostError(f"{row.node} is held at {row.after}, which is gone", hint=hint)
+
+
+def changed_files(netboot: Netboot, node: Node, files: Sequence[NodeFile]) -> tuple[str, ...]:
     """Return the paths of a node's own files that differ from those in the root it boots now."""
     current = netboot.current(node.serial)
     root = netboot.root(node.name, current)
@@ -401,7 +385,8 @@ def _is_there(root: Held, file: NodeFile) -> bool:
     return root.read(file.path, limit=len(file.content)) == file.content
 
 
-def _warn_of_storage(node: Node, generation: Generation) -> None:
+def warn_of_storage(node: Node, generation: Generation) -> None:
+    """Warn of what a node's role asks of storage and its root cannot give."""
     if (generation.root / BINARY).is_file():
         for told in storage_warnings(node.role, node.k3s.volume, node.persist):
             warn(f"{node.name}: {told}")

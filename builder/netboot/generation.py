@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from builder.host.data import shipped_recipes
 from builder.host.hashing import file_digest
 from builder.image.attach import Method
 from builder.image.capabilities import capable_files
-from builder.image.ingest import ingest
+from builder.image.ingest import ingest, looked_into
 from builder.netboot.layout import Netboot
 from builder.run import CommandError, find_tool, run
 
@@ -123,9 +124,7 @@ def bring_in(netboot: Netboot, image: ImageFile, *, attach: Method = "auto") -> 
     there = read_generation(netboot, image.digest)
     if there is not None:
         return there
-    if file_digest(image.path) != image.sha256:
-        hint = "build it again, or copy it again"
-        raise InputError(Problem(message=f"{image.path} is not what the manifest beside it says", hint=hint))
+    _check_digest(image)
     with netboot.scratch() as scratch:
         tree, work, final = scratch / "tree", scratch / "work", scratch / "final"
         for path in (tree, work, final):
@@ -146,6 +145,29 @@ def bring_in(netboot: Netboot, image: ImageFile, *, attach: Method = "auto") -> 
     if made is None:
         raise InputError(Problem(message=f"{netboot.generations / image.digest} is not whole", hint="remove it"))
     return made
+
+
+@contextlib.contextmanager
+def looked_at(image: ImageFile, scratch: Path, *, attach: Method = "auto") -> Iterator[Generation]:
+    """Give what an image's generation would be for the time of the block: mounted where that can be, else copied.
+
+    Needs root and a private mount namespace; `scratch` is an empty directory. Raises as `bring_in` does.
+    """
+    _check_digest(image)
+    with looked_into(image.path, scratch, method=attach) as (_, facts):
+        named = scratch / image.digest
+        (scratch / "files").rename(named)
+        try:
+            found = _capabilities(named / "root")
+            yield Generation(directory=named, sha256=image.sha256, boot_mount=facts.boot_mount, capabilities=found)
+        finally:
+            named.rename(scratch / "files")
+
+
+def _check_digest(image: ImageFile) -> None:
+    if file_digest(image.path) != image.sha256:
+        hint = "build it again, or copy it again"
+        raise InputError(Problem(message=f"{image.path} is not what the manifest beside it says", hint=hint))
 
 
 def seal(directory: Path) -> None:

@@ -43,6 +43,7 @@ from builder.netboot.record import Record, bring_over, is_root_name, read_record
 from builder.run import run
 
 PERSIST = "persist"
+_OTHER = "name another directory: --dest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,17 @@ class Netboot:
             hint = "--dest DIR: where it was (cluster.netboot in the inventory); or sudo pibuild explode first"
             raise InputError(Problem(message=message, hint=hint))
 
+    def require_room_to_begin(self) -> None:
+        """Raise HostError where `locked` would, as the directory cannot be made or written; changes nothing."""
+        there = next(path for path in (self.dest, *self.dest.parents) if is_there(path))
+        number = 0
+        if not there.is_dir():
+            number = errno.ENOTDIR
+        elif not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+            number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+        if number:
+            raise unwritable(self.dest, OSError(number, os.strerror(number)), other=_OTHER)
+
     @contextlib.contextmanager
     def locked(self, *, begin: bool = False) -> Iterator[None]:
         """Hold the directory alone, and sweep what killed processes left; `begin` makes one where there is none.
@@ -218,7 +230,7 @@ class Netboot:
             for path in (self.tmp, self.state, self.roots, self.generations):
                 path.chmod(0o700)
         except OSError as error:
-            raise unwritable(self.dest, error, other="name another directory: --dest") from error
+            raise unwritable(self.dest, error, other=_OTHER) from error
         with (self.dest / ".lock").open("w") as file:
             take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
             until = time.monotonic() + _SWEEPING
@@ -288,6 +300,11 @@ class Netboot:
     def flush(self) -> None:
         """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
         sync_file_system(self.dest)
+
+
+def nearest(path: Path) -> Path:
+    """Return the directory that is there already, on the way to one that may not be."""
+    return next(each for each in (path, *path.parents) if each.is_dir())
 
 
 def remove(path: Path, *, seconds: float | None = None) -> None:

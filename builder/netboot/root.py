@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,21 +12,24 @@ from typing import Literal
 from builder.errors import HostError, InputError, Problem
 from builder.host.confine import Held, Owner, held, is_directory, resolve_in
 from builder.netboot.generation import Generation, is_btrfs
-from builder.netboot.layout import PERSIST, Netboot
+from builder.netboot.layout import PERSIST, Netboot, nearest
 from builder.netboot.personalise import NodeFile, Personal
 from builder.netboot.record import Way
 from builder.run import run
 
 Method = Literal["auto", "copy", "reflink", "shared"]
 _SUBVOLUME = 256  # inode number of a btrfs subvolume's own directory
+_FICLONE = 0x40049409  # linux/fs.h
+_NO_CLONES = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.EXDEV, errno.ENOSYS, errno.EISDIR)
 SHARED_SCRIPT = "usr/share/initramfs-tools/scripts/init-bottom/pibuild-shared-root"
 SHARED_SCRIPT_OWN = "etc/initramfs-tools/scripts/init-bottom/pibuild-shared-root"
 
 
-def find_way(netboot: Netboot, generation: Generation, method: Method) -> Way:
-    """Return how a root is made here: for `auto` and `reflink` found out by trying.
+def find_way(dest: Path, generation: Generation, method: Method) -> Way:
+    """Return how a root is made here: for `auto` and `reflink` found out by trying. Leaves nothing behind.
 
-    Raises HostError for `reflink` where the file system cannot, InputError for `shared` with an image that cannot.
+    `dest` is where nodes boot from. Raises HostError for `reflink` where its file system cannot, InputError for
+    `shared` with an image that cannot.
     """
     if method == "shared":
         if not any((generation.root / path).is_file() for path in (SHARED_SCRIPT, SHARED_SCRIPT_OWN)):
@@ -36,15 +40,29 @@ def find_way(netboot: Netboot, generation: Generation, method: Method) -> Way:
         return "copy"
     if generation.root.stat().st_ino == _SUBVOLUME and is_btrfs(generation.root):
         return "snapshot"
-    with netboot.scratch() as scratch:
-        (scratch / "a").write_bytes(bytes(4096))
-        cloned = run(["cp", "--reflink=always", scratch / "a", scratch / "b"], check=False)
-    if cloned.returncode == 0:
+    if _shares_blocks(nearest(dest)):
         return "reflink"
     if method == "reflink":
-        message = f"the file system of {netboot.dest} cannot share blocks between files"
+        message = f"the file system of {dest} cannot share blocks between files"
         raise HostError(message, hint="put it on btrfs, or on xfs made with reflink=1; or take --method copy")
     return "copy"
+
+
+def _shares_blocks(directory: Path) -> bool:
+    """Return whether files there can be clones of each other (ioctl_ficlone(2)), tried with two that have no name."""
+    made: list[int] = []
+    try:
+        made += [os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600) for _ in range(2)]
+        os.write(made[0], bytes(4096))
+        fcntl.ioctl(made[1], _FICLONE, made[0])
+    except OSError as error:
+        if error.errno in _NO_CLONES:
+            return False
+        raise
+    finally:
+        for descriptor in made:
+            os.close(descriptor)
+    return True
 
 
 def make_root(generation: Generation, personal: Personal, way: Way, at: Path) -> None:

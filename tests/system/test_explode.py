@@ -22,7 +22,8 @@ from builder.firmware.boards import BOARDS
 from builder.host.hashing import file_digest
 from builder.inventory.edit import remove_node
 from builder.inventory.load import Inventory, load_inventory
-from builder.netboot.explode import Exploded, ExplodeOptions, choose, explode, plan_explode
+from builder.netboot.dry_run import plan_explode
+from builder.netboot.explode import Exploded, ExplodeOptions, choose, explode
 from builder.netboot.gc import collect, withdraw
 from builder.netboot.layout import Netboot
 from builder.netboot.rollback import rollback

@@ -58,15 +58,15 @@ def test_explode_says_it_where_the_image_has_k3s(tmp_path: Path, capsys: pytest.
     (tmp_path / "cluster.yaml").write_text(LAB.read_text().replace("k3s: {volume: 8G}", "k3s: {}"))
     master = load_inventory(tmp_path / "cluster.yaml").node("mlops_master")
     image = Generation(directory=tmp_path, sha256="0" * 64, boot_mount="/boot/firmware", capabilities={})
-    explode._warn_of_storage(master, image)
+    explode.warn_of_storage(master, image)
     assert capsys.readouterr().err == ""
     (tmp_path / "root/usr/local/bin").mkdir(parents=True)
     (tmp_path / "root/usr/local/bin/k3s").touch()
-    explode._warn_of_storage(master, image)
+    explode.warn_of_storage(master, image)
     assert capsys.readouterr().err.startswith(
         "warning: mlops-master: k3s keeps its SQLite database in the node's NFS root"
     )
-    explode._warn_of_storage(load_inventory(LAB).node("mlops_master"), image)
+    explode.warn_of_storage(load_inventory(LAB).node("mlops_master"), image)
     assert capsys.readouterr().err == ""  # the lab's has a volume
 
 
