@@ -1,5 +1,21 @@
-"""`python -m builder` is `pibuild`."""
+"""The program `pibuild`, also as `python -m builder`."""
 
-from builder.cli.main import main
+from __future__ import annotations
 
-main()
+import sys
+
+from builder import __version__
+
+
+def main() -> None:
+    """Be the program. The version is said at once; everything else is the command line's."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"pibuild {__version__}\n")
+        return
+    from builder.cli.main import main as command_line  # noqa: PLC0415 - a version needs none of it
+
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -87,8 +87,16 @@ def _connect_here(connection: socket.socket, address: tuple[str, int] | str | by
 _connect = socket.socket.connect
 
 
+@pytest.fixture(scope="session")
+def unit_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache for unit tests, so that none reads or writes the machine's."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def unit_test_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unit_test_guard(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, unit_cache: Path
+) -> Iterator[None]:
     """Take processes, network and root's powers from tests in tests/unit."""
     marked = {marker.name for marker in request.node.iter_markers()}
     if UNIT not in request.path.parents or marked & {"root", "network", "boot"}:
@@ -98,6 +106,7 @@ def unit_test_guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         for module, name in ((subprocess, "Popen"), (os, "fork"), (os, "posix_spawn"), (os, "system")):
             monkeypatch.setattr(module, name, _forbid_process)
     monkeypatch.setattr(socket.socket, "connect", _connect_here)
+    monkeypatch.setenv("PIBUILD_CACHE", str(unit_cache))
     with privileges.dropped():
         yield
 

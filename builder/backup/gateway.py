@@ -17,7 +17,7 @@ from builder.backup.repository import own_ca, settings
 from builder.errors import HostError
 from builder.host.data import OVERLAYS
 from builder.host.scratch import temporary
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
 from builder.netboot.state import backup_ca, make_state
 from builder.run import Completed, find_tool, run

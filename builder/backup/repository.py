@@ -10,16 +10,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from builder.errors import HostError, InputError, Problem
 from builder.host.data import OVERLAYS
 from builder.host.templates import environment
-from builder.inventory.load import Inventory, Node
-from builder.inventory.schema import Backup
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
 from builder.netboot.state import BACKUP_CA, backup_ca, backup_keys, read_state
 from builder.run import Completed, find_tool, run
+
+if TYPE_CHECKING:
+    from builder.inventory.schema import Backup
 
 _NO_REPOSITORY = 10  # exit code
 _NOTHING = ("<config/> does not exist", "no such file", "file does not exist", "specified key does not exist")

@@ -21,7 +21,7 @@ from builder.backup.repository import Repository, is_nothing, node_files, own_ca
 from builder.errors import HostError
 from builder.host.confine import Held, held
 from builder.host.files import write
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
 from builder.netboot.personalise import NodeFile
 from builder.netboot.root import put_files

@@ -13,7 +13,7 @@ from builder.cli.node import cluster_option, dest_option
 from builder.cli.options import example, json_option, plain, progress_option, table_options
 
 if TYPE_CHECKING:
-    from builder.inventory.load import Inventory
+    from builder.inventory.nodes import Inventory
     from builder.netboot.layout import Netboot
 
 repository_option = click.option(
@@ -175,6 +175,3 @@ def _cluster(cluster_file: Path | None, dest: Path | None) -> tuple[Inventory, N
 
 def _size(count: int | None) -> str:
     return "-" if count is None else console.size(count)
-
-
-COMMANDS = (backup, restore)

@@ -265,6 +265,3 @@ def _lock_beside(recipe: Path) -> Path:
 
     installed = not CHECKOUT and RECIPES in recipe.parents
     return (Path() if installed else recipe.parent) / f"{recipe.stem}.lock.yaml"
-
-
-COMMANDS = (plan, build, lock)

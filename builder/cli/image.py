@@ -199,6 +199,3 @@ def _boot_image(
     else:
         console.print_table(tables.VERDICT, verdict.rows())
     verdict.require()
-
-
-COMMANDS = (inspect, diff, boot)

@@ -16,7 +16,7 @@ from builder.errors import VerdictError
 
 if TYPE_CHECKING:
     from builder.firmware.simulate import BootReport
-    from builder.inventory.load import Inventory, Node
+    from builder.inventory.nodes import Inventory, Node
     from builder.lab.lab import LabOptions
 
 

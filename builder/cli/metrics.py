@@ -71,7 +71,8 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
     site's) metrics. Needs root.
     """
     from builder.host.files import write
-    from builder.inventory.load import FORWARDING, find_inventory, load_inventory
+    from builder.inventory.load import find_inventory, load_inventory
+    from builder.inventory.nodes import FORWARDING
     from builder.monitoring.forwarder import gateway
     from builder.netboot.state import write_tokens
     from builder.run import require_root

@@ -12,7 +12,7 @@ from builder.cli import tables
 from builder.cli.options import NamedFile, example, json_option, plain, progress_option, table_options
 
 if TYPE_CHECKING:
-    from builder.inventory.load import Inventory
+    from builder.inventory.nodes import Inventory
     from builder.modelstore.publish import Listed
 
 STORE = "/srv/models"

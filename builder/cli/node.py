@@ -221,10 +221,11 @@ def _fields(written: Mapping[str, object]) -> dict[str, object]:
 def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
     """Say where each value of NODE comes from."""
     from builder.inventory.explain import explain as explain_node
-    from builder.inventory.load import find_inventory, load_inventory
+    from builder.inventory.load import find_inventory
+    from builder.inventory.read import read_inventory
 
-    inventory = load_inventory(find_inventory(cluster_file))
-    rows = explain_node(inventory, inventory.node(name))
+    read = read_inventory(find_inventory(cluster_file))
+    rows = explain_node(read, read.inventory.node(name))
     if as_json:
         console.print_json([{**plain(row), "mark": str(row.mark) if row.mark else None} for row in rows])
         return
@@ -418,6 +419,3 @@ def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bo
         console.print_json(plain(found))
     else:
         console.print_table(tables.NODE_GC, [(each.path, each.why) for each in found])
-
-
-COMMANDS = (explode, node)

@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import click
@@ -61,7 +62,7 @@ class RecipeFile(NamedFile):
             if written in shipped:
                 return shipped[written]
             if not os.path.lexists(written):
-                from builder.documents.messages import did_you_mean
+                from builder.documents.spelling import did_you_mean
 
                 near = did_you_mean(written, shipped)
                 names = ", ".join(name for name in shipped if "/" not in name)
@@ -156,6 +157,7 @@ def plain(value: Any) -> Any:
         return plain(value.model_dump(mode="json"))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    value = vars(value) if isinstance(value, SimpleNamespace) else value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

@@ -67,6 +67,3 @@ def rollback(
         rows = [(row.node, row.left or "-", row.boots or "-", "held" if row.held else "-") for row in done]
         console.print_table(tables.ROLLED_BACK, rows)
     require_done({row.node: row.failed for row in done if row.failed}, of=len(done))
-
-
-COMMANDS = (rollback,)

@@ -6,10 +6,9 @@ A model is compared with the plain value (of mappings, lists and scalars) that i
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic.functional_validators import AfterValidator
 from pydantic_core import ErrorDetails
+
+from builder.documents.spelling import did_you_mean, nearest
 
 YamlPath = tuple[str | int, ...]
 
@@ -51,18 +52,6 @@ class Complaint:
     expected: str = ""
     hint: str = ""
     meant: str = ""
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known word, or nothing."""
-    near = _nearest(word, known)
-    return f"; did you mean '{near}'?" if near else ""
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    options = {option.casefold(): option for option in known}
-    close = difflib.get_close_matches(word.casefold(), options, n=1, cutoff=0.6)
-    return options[close[0]] if close else ""
 
 
 def complaints(model: type[BaseModel], value: object, error: ValidationError | None, where: str) -> list[Complaint]:
@@ -161,7 +150,7 @@ def _wording(details: ErrorDetails, allowed: Sequence[str]) -> tuple[str, str]:
 def _unknown_key(model: type[BaseModel], value: object, path: YamlPath, where: str) -> Complaint:
     name, around = str(path[-1]), subject(value, path[:-1], where)
     known = [key for owner in _models_at(model, path[:-1]) for key in keys_of(owner)]
-    near = _nearest(name, known)
+    near = nearest(name, known)
     hint = "" if near or not known else f"the keys here: {', '.join(dict.fromkeys(known))}"
     message = f"unknown key '{name}'" + (f" in {around}" if around else "") + did_you_mean(name, known)
     return Complaint(path=path, message=message, hint=hint, meant=near)

@@ -21,7 +21,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from builder.errors import HostError
-from builder.inventory.load import Inventory
+from builder.inventory.nodes import Inventory
 
 DATABASE = Path("/var/lib/pibuild-fleet/fleet.db")
 PORT = 9340

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from builder.documents.document import Document
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.errors import Problem
 from builder.firmware.boards import BOARDS, NAMES
 from builder.host.ssh_keys import key_problem

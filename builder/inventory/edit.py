@@ -18,12 +18,12 @@ from typing import Any
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode, SequenceNode
 
 from builder.documents.document import load, validate
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.documents.yaml12 import compose, node_mark
 from builder.errors import InputError, Problem
-from builder.inventory.load import load_inventory
 from builder.inventory.names import hostname
 from builder.inventory.pi_info import NewNode
+from builder.inventory.read import read_inventory
 from builder.inventory.schema import InventoryFile
 
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*|[0-9]+(\.[0-9]+){3}")
@@ -187,7 +187,7 @@ class _Editing:
 def _problems(path: Path) -> Sequence[Problem]:
     """Return what is wrong with an inventory."""
     try:
-        load_inventory(path)
+        read_inventory(path)
     except InputError as error:
         return error.problems
     return ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 
 DATA = PurePosixPath("/var/lib/rancher")
 BINARY = "usr/local/bin/k3s"

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.host.ending import unwind_on_signals
 from builder.host.files import write
-from builder.inventory.load import Inventory
+from builder.inventory.nodes import Inventory
 from builder.lab.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
 from builder.netboot.layout import Netboot
 from builder.run import find_tool, require_root

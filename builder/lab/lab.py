@@ -34,7 +34,7 @@ from builder.firmware.simulate import BootReport
 from builder.host.data import PROJECT
 from builder.host.files import write
 from builder.host.locks import holders
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.lab import servers as lab_servers
 from builder.lab.machine import Machine, read_chain
 from builder.lab.namespace import Namespace, Process, namespace

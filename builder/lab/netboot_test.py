@@ -12,7 +12,7 @@ from builder.console import note
 from builder.errors import VerdictError
 from builder.firmware.boot_files import ServerTree
 from builder.firmware.simulate import BootReport, simulate
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.lab.lab import LabOptions, lab, require_exploded
 from builder.lab.verdict import NodeSeen, expected_of, look_at_node, unique
 from builder.netboot.layout import Netboot

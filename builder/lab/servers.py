@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.errors import HostError
-from builder.inventory.load import Inventory
-from builder.inventory.schema import Dhcp, Nfs, Tftp
+from builder.inventory.nodes import Inventory
+from builder.inventory.settled import changed
 from builder.run import find_tool
 from builder.services.dhcp import DHCPD_DEFAULTS, DNSMASQ, KEA, TFTPD
 from builder.services.files import Serving, netboot
@@ -49,11 +49,11 @@ def for_lab(inventory: Inventory, dest: Path, *, dhcp: str | None = None, tftp: 
     cluster = inventory.cluster
     changes = {
         "netboot": str(dest),
-        "nfs": Nfs(server="ganesha"),
-        "dhcp": Dhcp.model_validate({**cluster.dhcp.model_dump(), **({"server": dhcp} if dhcp else {})}),
-        "tftp": Tftp.model_validate({**cluster.tftp.model_dump(), **({"server": tftp} if tftp else {})}),
+        "nfs": changed(cluster.nfs, server="ganesha"),
+        "dhcp": changed(cluster.dhcp, server=dhcp or cluster.dhcp.server),
+        "tftp": changed(cluster.tftp, server=tftp or cluster.tftp.server),
     }
-    return replace(inventory, cluster=cluster.model_copy(update=changes))
+    return replace(inventory, cluster=changed(cluster, **changes))
 
 
 def servers(here: Serving) -> tuple[Server, ...]:

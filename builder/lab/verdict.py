@@ -16,7 +16,7 @@ import requests
 
 from builder.errors import InputError, Problem
 from builder.host.confine import read_in
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.generation import read_generation
 from builder.netboot.layout import PERSIST, Netboot
 from builder.verify import verdict

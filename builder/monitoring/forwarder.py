@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import yaml
-
 from builder.errors import InputError, Problem
 from builder.host.data import OVERLAYS
 from builder.host.named_file import read_named
 from builder.host.templates import environment
-from builder.inventory.load import FORWARDING, Inventory, Node
+from builder.inventory.nodes import FORWARDING, Inventory, Node
 
 CONFIG = "/etc/pibuild"
 TOKEN = "remote-write.token"  # noqa: S105 - the name of its file
@@ -84,6 +82,8 @@ def gateway(inventory: Inventory, tokens: Mapping[str, str], store: str) -> str:
             labels = "&".join(f"extra_label={label}" for label in held_to(node))
             way = {"src_paths": ["/api/v1/write"], "url_prefix": f"{store.rstrip('/')}/?{labels}"}
             users.append({"name": node.name, "bearer_token": tokens[node.name], "url_map": [way]})
+    import yaml  # noqa: PLC0415 - what renders other files does without
+
     return yaml.safe_dump({"users": users}, sort_keys=False, width=1000)
 
 

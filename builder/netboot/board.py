@@ -21,7 +21,7 @@ from builder.firmware.simulate import simulate
 from builder.host.confine import resolve_in
 from builder.image.initramfs import read_initramfs
 from builder.image.kernel import read_kernel
-from builder.inventory.load import Node
+from builder.inventory.nodes import Node
 from builder.netboot.generation import Generation
 from builder.verify.drivers import OVERLAY, find_drivers, lacking
 

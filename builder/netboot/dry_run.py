@@ -14,7 +14,7 @@ from pathlib import Path
 
 from builder.firmware.boot_files import Answer, DirectoryTree, Tree
 from builder.host.scratch import temporary
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.board import ask_boards
 from builder.netboot.explode import (
     Exploded,

@@ -27,7 +27,7 @@ from builder.host.dirmode import let_in
 from builder.host.unwritable import is_full
 from builder.image.attach import Method as AttachMethod
 from builder.image.capabilities import can_mend
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.kubernetes.k3s import BINARY, storage_warnings
 from builder.netboot.board import ask_boards
 from builder.netboot.generation import Generation, ImageFile, bring_in, find_image

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 
 _SECONDS = {"m": 60, "h": 3600}
 _FACTORS = {"": 1, "K": 1 << 10, "M": 1 << 20}

@@ -21,7 +21,7 @@ from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
 from builder.host.overlay import Laid, walk
 from builder.host.templates import environment
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.kubernetes.k3s import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.monitoring.forwarder import template_values
 from builder.netboot.diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import InputError, PibuildError, Problem
-from builder.inventory.load import Inventory, Node
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import HostError
-from builder.inventory.load import Node
+from builder.inventory.nodes import Node
 from builder.monitoring.forwarder import CONFIG, TOKEN
 from builder.netboot.layout import Netboot
 from builder.run import find_tool, run

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.documents.document import Document, merge, read, validate
-from builder.documents.messages import YamlPath, did_you_mean, written
+from builder.documents.messages import YamlPath, written
+from builder.documents.spelling import did_you_mean
 from builder.errors import InputError, Mark, Problem
 from builder.host.confine import exists, is_file
 from builder.host.data import is_name, shipped_recipes

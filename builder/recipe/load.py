@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from builder.documents.document import Document, in_file_order, validate
-from builder.documents.messages import YamlPath, did_you_mean, written
+from builder.documents.messages import YamlPath, written
+from builder.documents.spelling import did_you_mean
 from builder.errors import InputError, Mark, Problem
 from builder.host.confine import is_file
 from builder.recipe.extends import Stack, read_stack

@@ -19,7 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from builder.documents.messages import did_you_mean, quoted
+from builder.documents.messages import quoted
+from builder.documents.spelling import did_you_mean
 from builder.firmware.boards import BOARDS, NAMES
 from builder.recipe.variables import Variable
 

@@ -17,7 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict
 
 from builder.documents.document import Document
-from builder.documents.messages import YamlPath, did_you_mean, written
+from builder.documents.messages import YamlPath, written
+from builder.documents.spelling import did_you_mean
 from builder.errors import Mark, Problem
 
 VariableType = Literal["string", "integer", "boolean", "list"]

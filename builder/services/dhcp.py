@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from builder.inventory.load import Node
 from builder.inventory.names import AddressRange
+from builder.inventory.nodes import Node
 from builder.services.files import CONFIG, ConfigFile, Serving, fill, netboot
 from builder.services.tftp import VIEW, view_files
 

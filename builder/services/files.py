@@ -9,15 +9,17 @@ import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import jinja2
 
 from builder.errors import InputError, Problem
 from builder.host.templates import environment
-from builder.inventory.load import Inventory, Node
-from builder.inventory.schema import ServerEntry
+from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
+
+if TYPE_CHECKING:
+    from builder.inventory.schema import ServerEntry
 
 ServerRole = Literal["login", "backup"]
 CONFIG = PurePosixPath("/etc/pibuild")

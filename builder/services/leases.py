@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
-from builder.inventory.load import Inventory
 from builder.inventory.names import AddressRange
+from builder.inventory.nodes import Inventory
 from builder.services.place import at, put, read_text
 
 DNSMASQ_LEASES = PurePosixPath("/var/lib/misc/dnsmasq.leases")

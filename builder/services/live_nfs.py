@@ -8,7 +8,7 @@ from pathlib import Path
 
 from builder.errors import HostError
 from builder.host.nfs_client import LookupRefusedError, NfsServer, connected
-from builder.inventory.load import Node
+from builder.inventory.nodes import Node
 from builder.run import find_tool, run
 from builder.services.files import netboot
 from builder.services.looked import PATIENCE, Asked, Looked, restart

@@ -60,8 +60,8 @@ def nfs_files(here: Serving) -> list[ConfigFile]:
     if here.inventory.cluster.nfs.server == "ganesha":
         if any(export.id > _MOST_IDS for export in listed):
             message = f"nfs-ganesha cannot number the exports of so large a subnet as {here.inventory.subnet}"
-            mark = here.inventory.document.mark(("cluster", "subnet"))
-            raise InputError(Problem(message=message, mark=mark, hint="nfs: {server: kernel}, or a subnet of /17"))
+            hint = "nfs: {server: kernel}, or a subnet of /17"
+            raise InputError(Problem(message=message, mark=here.inventory.subnet_mark, hint=hint))
         return [ConfigFile(path=GANESHA, text=fill("ganesha.conf.j2", here, exports=listed, own=here.node.address))]
     fewest, most = _THREADS
     threads = min(max(fewest, len(here.netbooting)), most)

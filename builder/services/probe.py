@@ -20,7 +20,7 @@ from builder.errors import PibuildError
 from builder.host.confine import is_directory
 from builder.host.dhcp_client import TFTP_SERVER, VENDOR, Offer, discover_all
 from builder.host.tftp_client import NOT_FOUND, Server, TftpError, get
-from builder.inventory.load import Node
+from builder.inventory.nodes import Node
 from builder.run import find_tool, run
 from builder.services.apply import compare
 from builder.services.dhcp import PXE_MENU

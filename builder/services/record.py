@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from builder.errors import HostError
 from builder.host.dirmode import let_in
 from builder.host.files import sync
@@ -27,18 +25,6 @@ _WRITTEN, _JOURNAL, _ROLE = STATE / "written.json", STATE / "journal.json", STAT
 _ETC = PurePosixPath("/etc")
 
 Written = Mapping[PurePosixPath, bool]  # a file's path; whether pibuild has only a marked part of it
-
-
-class _Noted(BaseModel):
-    """The journal's file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    backup: str
-    replaced: list[str]
-    new: list[str]
-    untold: list[str]
-    written: dict[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,15 +78,13 @@ def read_journal(root: Path) -> Journal | None:
     if content is None:
         return None
     try:
-        noted = _Noted.model_validate_json(content)
-        return Journal(
-            backup=_path(noted.backup, PurePosixPath("/var/backups")),
-            replaced=tuple(map(_path, noted.replaced)),
-            new=tuple(map(_path, noted.new)),
-            untold=tuple(map(_path, noted.untold)),
-            written={_path(name): block for name, block in noted.written.items()},
-        )
-    except (ValidationError, ValueError) as error:
+        noted = json.loads(content)
+        replaced, new, untold = (tuple(map(_path, noted.pop(name))) for name in ("replaced", "new", "untold"))
+        written = {_path(name): _flag(block) for name, block in noted.pop("written", {}).items()}
+        backup = _path(noted.pop("backup"), PurePosixPath("/var/backups"))
+        _nothing_more(noted)
+        return Journal(backup=backup, replaced=replaced, new=new, untold=untold, written=written)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         journal = at(root, _JOURNAL)
         hint = f"put the files in order by hand, then: sudo rm {journal}; sudo pibuild services apply"
         raise HostError(f"an apply was interrupted, and {journal} cannot be read", hint=hint) from error
@@ -108,14 +92,14 @@ def read_journal(root: Path) -> Journal | None:
 
 def write_journal(root: Path, journal: Journal) -> None:
     """Note what is about to be replaced."""
-    noted = _Noted(
-        backup=str(journal.backup),
-        replaced=list(map(str, journal.replaced)),
-        new=list(map(str, journal.new)),
-        untold=list(map(str, journal.untold)),
-        written={str(path): block for path, block in journal.written.items()},
-    )
-    put(root, _JOURNAL, noted.model_dump_json().encode())
+    noted = {
+        "backup": str(journal.backup),
+        "replaced": list(map(str, journal.replaced)),
+        "new": list(map(str, journal.new)),
+        "untold": list(map(str, journal.untold)),
+        "written": {str(path): block for path, block in journal.written.items()},
+    }
+    put(root, _JOURNAL, json.dumps(noted).encode())
 
 
 def drop_journal(root: Path) -> None:
@@ -166,6 +150,11 @@ def _path(name: str, below: PurePosixPath = _ETC) -> PurePosixPath:
     if not path.is_relative_to(below) or ".." in path.parts or "\0" in name:
         raise ValueError(f"{name!r} is not below {below}")
     return path
+
+
+def _nothing_more(noted: Mapping[str, object]) -> None:
+    if noted:
+        raise ValueError(f"nobody knows {', '.join(noted)}")
 
 
 def _flag(block: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from builder.inventory.load import Inventory
+from builder.inventory.nodes import Inventory
 from builder.monitoring.forwarder import forwarder_files
 from builder.services.dhcp import dhcp_files
 from builder.services.files import CONFIG, ConfigFile, ServerRole, Serving, fill, netboot, serving
@@ -37,7 +37,7 @@ def _names(here: Serving) -> list[ConfigFile]:
         ConfigFile(path=SSH, text=fill("ssh_config.j2", here, login_key=netboot(here.inventory).login_key)),
         ConfigFile(path=PARALLEL, text=fill("hosts.txt.j2", here, listed=here.netbooting)),
     ]
-    for group in here.inventory.file.groups:
+    for group in here.inventory.groups:
         members = tuple(node for node in here.netbooting if group in node.groups)
         text = fill("hosts.txt.j2", here, listed=members)
         files.append(ConfigFile(path=PARALLEL.with_name(f"hosts-{group}.txt"), text=text))

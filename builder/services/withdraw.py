@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from builder import console
-from builder.inventory.load import Inventory
+from builder.inventory.nodes import Inventory
 from builder.services.apply import apply, compare
 from builder.services.files import ServerRole, serving
 from builder.services.record import is_interrupted, served_as

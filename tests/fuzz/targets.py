@@ -43,9 +43,9 @@ from builder.image.initramfs import read_initramfs
 from builder.image.kernel import read_kernel
 from builder.image.open import open_image
 from builder.inventory.edit import add_nodes, remove_node, rename_node
-from builder.inventory.load import load_inventory
 from builder.inventory.names import AddressRange, mac_of, range_of, serial_of
 from builder.inventory.pi_info import NewNode, import_pi_info
+from builder.inventory.read import read_inventory
 from builder.modelstore.chunks import cut
 from builder.modelstore.manifest import read_manifest
 from builder.netboot.diskless import cmdline_for_nfs, fstab_without_disks
@@ -292,7 +292,7 @@ PERSON = (
         feed=_file("r.yaml", load_recipe),
         weight=3,
     ),
-    Target(name="inventory", seeds=_inventory_seeds, feed=_file("cluster.yaml", load_inventory), weight=2),
+    Target(name="inventory", seeds=_inventory_seeds, feed=_file("cluster.yaml", read_inventory), weight=2),
     Target(name="inventory-edit", seeds=_inventory_seeds, feed=_file("cluster.yaml", _edited)),
     Target(name="lock", seeds=_are(_LOCK), feed=lambda data, at: parse_lock(_text(data), at / "r.lock"), weight=2),
     Target(

@@ -24,7 +24,8 @@ from builder.backup.gateway import Gateway, let_in
 from builder.emulation.chroot import Bind, Chroot
 from builder.firmware.boards import BOARDS
 from builder.host.hashing import file_digest
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.netboot.explode import ExplodeOptions, explode
 from builder.netboot.layout import Netboot
 from builder.run import PATH, Completed, run, spawn

@@ -21,7 +21,8 @@ from builder.errors import HostError, InputError, VerdictError
 from builder.firmware.boards import BOARDS
 from builder.host.hashing import file_digest
 from builder.inventory.edit import remove_node
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.netboot.dry_run import plan_explode
 from builder.netboot.explode import Exploded, ExplodeOptions, choose, explode
 from builder.netboot.gc import collect, withdraw

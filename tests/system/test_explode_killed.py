@@ -23,7 +23,8 @@ from builder.console import note
 from builder.firmware.boot_files import ServerTree
 from builder.firmware.simulate import simulate
 from builder.host import mounts
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.netboot.layout import Netboot
 from builder.run import run, spawn
 from builder.services.apply import compare

@@ -20,7 +20,8 @@ from builder.backup.gateway import Gateway, let_in
 from builder.backup.repository import node_files, repository, restore, snapshots
 from builder.backup.rotate import rotate
 from builder.errors import PibuildError
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.lab.lab import LabNode
 from builder.lab.namespace import Process
 from builder.run import PATH

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from builder.errors import VerdictError
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.run import run, spawn
 from builder.services.apply import apply
 from builder.services.dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option

@@ -14,7 +14,8 @@ from typing import IO
 
 import pytest
 
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.run import run, spawn
 from builder.services.apply import apply
 from builder.services.dhcp import DHCPD

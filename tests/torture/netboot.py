@@ -8,7 +8,8 @@ from pathlib import Path
 
 from builder.firmware.boot_files import DirectoryTree
 from builder.firmware.simulate import simulate
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.netboot.layout import Netboot
 from builder.services.apply import compare
 from builder.services.record import is_interrupted

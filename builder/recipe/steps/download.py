@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.host.hashing import Artifact
 from builder.recipe.steps.archives import ArchiveError, Member, decompressed, members
 from builder.recipe.steps.base import Place, Step, Target

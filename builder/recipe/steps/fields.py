@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.errors import Problem
 from builder.host.confine import exists
 from builder.recipe.steps.base import Place

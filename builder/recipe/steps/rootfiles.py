@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.errors import Mark, StepError
 from builder.host.confine import resolve_in
 from builder.recipe.steps.base import Place, Target

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.recipe.steps.base import Place, Step, Target
 from builder.recipe.steps.rootfiles import RootFiles
 

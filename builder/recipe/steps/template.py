@@ -12,7 +12,7 @@ import jinja2
 from jinja2 import meta, nodes
 from pydantic import Field
 
-from builder.documents.messages import did_you_mean
+from builder.documents.spelling import did_you_mean
 from builder.errors import Mark, Problem, StepError
 from builder.host.templates import environment
 from builder.recipe.steps.base import Place, Step, Target

@@ -10,7 +10,8 @@ import yaml
 
 from builder.backup.repository import Repository, node_files, url_of
 from builder.errors import InputError
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 
 PROJECT = Path(__file__).parents[3]
 

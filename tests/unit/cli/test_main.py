@@ -16,6 +16,7 @@ from builder.cli import main as cli
 from builder.cli.options import plain
 from builder.errors import FetchError, HostError, InputError, Mark, PibuildError, Problem, StepError, VerdictError
 from builder.run import run, spawn
+from tests.clusters import LAB
 
 
 def _walk(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]]:
@@ -164,12 +165,45 @@ def test_a_kill_unwinds_as_ctrl_c_does(tmp_path: Path) -> None:
     assert log.read_text() == "waiting\nunwound\n"
 
 
+SLOW = {"pydantic", "requests", "rich", "yaml", "jinja2", "parted", "email", "importlib.metadata"}
+STATIONS = {"builder.build.pipeline", "builder.verify.qemu", "builder.inventory.read", "builder.netboot.explode"}
+
+
+def _imported(*arguments: str, env: dict[str, str] | None = None) -> set[str]:
+    """Return the modules that the program imports to do what the arguments say."""
+    timed = run([sys.executable, "-X", "importtime", "-m", "builder", *arguments], env=env)
+    assert timed.stdout
+    return {line.rpartition("|")[2].strip() for line in timed.stderr.splitlines() if line.startswith("import time:")}
+
+
 @pytest.mark.tools
-def test_it_starts_quickly_because_commands_import_their_own_stations() -> None:
-    timed = run([sys.executable, "-X", "importtime", "-m", "builder", "--help"])
-    modules = {line.rpartition("|")[2].strip() for line in timed.stderr.splitlines()}
-    slow = {"pydantic", "requests", "rich", "yaml", "jinja2", "parted", "builder.build.pipeline", "builder.verify.qemu"}
-    assert not modules & slow
+@pytest.mark.parametrize(
+    ("arguments", "more"),
+    [
+        (["--version"], {"click", "dataclasses", "builder.cli"}),
+        (["--help"], set()),
+        (["completion", "bash"], {"builder.cli.node", "builder.cli.build"}),
+        (["build", "--help"], {"builder.cli.node", "builder.cli.services"}),
+        (["node", "list", "--help"], {"builder.cli.build", "builder.cli.services"}),
+    ],
+    ids=" ".join,
+)
+def test_it_starts_quickly_because_commands_import_their_own_stations(arguments: list[str], more: set[str]) -> None:
+    assert not _imported(*arguments) & (SLOW | STATIONS | more)
+
+
+@pytest.mark.tools
+def test_completion_starts_quickly() -> None:
+    words = {"_PIBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "pibuild no", "COMP_CWORD": "1"}
+    assert not _imported(env=words) & (SLOW | STATIONS)
+
+
+@pytest.mark.tools
+def test_commands_that_only_read_a_known_inventory_start_quickly() -> None:
+    for command in (["node", "list"], ["node", "list", "--json"], ["services", "render", "--role", "backup"]):
+        arguments = [*command, "--cluster", str(LAB)]
+        run([sys.executable, "-m", "builder", *arguments])  # from here on it is known
+        assert not _imported(*arguments) & {*SLOW - {"jinja2"}, *STATIONS}
 
 
 @pytest.mark.tools

@@ -21,6 +21,7 @@ from builder.errors import InputError
 from builder.inventory.explain import explain
 from builder.inventory.load import find_inventory, load_inventory
 from builder.inventory.names import hostname, mac_of, range_of, serial_of
+from builder.inventory.read import read_inventory
 from tests.clusters import LAB
 
 HERE = Path(__file__).parents[2]
@@ -119,7 +120,10 @@ def test_the_nearest_setting_wins_and_labels_and_words_add_up(tmp_path: Path) ->
     assert node.labels == {"rack": "a", "from": "group", "own": "yes"}
     assert node.cmdline == ("quiet", "cgroup=1", "debug")
     assert inventory.node("gate").image == "one"
-    rows = {row.field: (row.why, row.mark.line if row.mark else None) for row in explain(inventory, node)}
+    rows = {
+        row.field: (row.why, row.mark.line if row.mark else None)
+        for row in explain(read_inventory(inventory.path), node)
+    }
     assert rows["image"] == ("group x", 8)
     assert rows["board"] == ("group y", 8)
     assert rows["site"] == ("role worker", 7)
@@ -139,7 +143,8 @@ def test_explaining_says_what_a_value_was_made_of(tmp_path: Path) -> None:
         + "}\n"
     )
     inventory = load_inventory(_write(tmp_path, text))
-    rows = {row.field: (row.value, row.why) for row in explain(inventory, inventory.node("A_b"))}
+    read = read_inventory(inventory.path)
+    rows = {row.field: (row.value, row.why) for row in explain(read, inventory.node("A_b"))}
     assert rows["name"] == ("a-b", "made of 'A_b'")
     assert rows["aliases"] == (("A_b",), "the name as written")
     assert rows["serial"] == ("00000002", "made of 'ABCDEF0100000002'")

@@ -10,6 +10,7 @@ import yaml
 from builder.errors import InputError
 from builder.inventory.load import load_inventory
 from builder.inventory.schema import K3s
+from builder.inventory.settled import settle
 from builder.kubernetes.k3s import AGENT_KEYS, SERVER_KEYS, is_file_volume, storage_warnings, unknown_keys
 from builder.netboot import explode
 from builder.netboot.generation import Generation
@@ -75,8 +76,8 @@ def test_the_nearest_k3s_settings_win_as_a_whole(tmp_path: Path) -> None:
     text = text.replace("role: master}", "role: master, k3s: {config: {debug: true}}}")
     (tmp_path / "cluster.yaml").write_text(text)
     inventory = load_inventory(tmp_path / "cluster.yaml")
-    assert inventory.node("yellow1").k3s == K3s(volume="4G")
-    assert inventory.node("mlops_master").k3s == K3s(config={"debug": True})
+    assert inventory.node("yellow1").k3s == settle(K3s(volume="4G"))
+    assert inventory.node("mlops_master").k3s == settle(K3s(config={"debug": True}))
 
 
 def test_what_is_rendered_is_yaml() -> None:

@@ -9,7 +9,9 @@ import yaml
 
 from builder.errors import InputError
 from builder.inventory.explain import explain
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
+from builder.inventory.read import read_inventory
 from builder.monitoring.forwarder import certificates, forwarder_files, gateway, scraped_by
 from tests.clusters import LAB
 from tests.unit_files import UNITS, environment, exec_start
@@ -55,7 +57,8 @@ def _command(inventory: Inventory, name: str) -> list[str]:
 def test_settings_add_up_over_the_levels_and_are_explained(edge: Inventory) -> None:
     metrics = edge.node("e1").metrics
     assert (metrics.mode, metrics.rate, metrics.interval, metrics.ca) == ("local", 20000, "60s", "ca.pem")
-    rows = {row.field: row.why for row in explain(edge, edge.node("e1")) if row.field.startswith("metrics")}
+    explained = explain(read_inventory(edge.path), edge.node("e1"))
+    rows = {row.field: row.why for row in explained if row.field.startswith("metrics")}
     assert rows == {
         "metrics.mode": "group mobile",
         "metrics.rate": "group mobile",

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from builder.errors import InputError
 from builder.firmware.cmdline_txt import split
 from builder.inventory.load import load_inventory
+from builder.inventory.settled import changed
 from builder.netboot.diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
 from builder.netboot.generation import Generation
 from builder.netboot.layout import Netboot
@@ -427,7 +428,7 @@ def test_the_clock_is_that_of_the_clusters_zone(subject: Subject) -> None:
 def test_a_scraped_node_has_no_forwarder_and_one_that_forwards_has(subject: Subject) -> None:
     assert text_of(subject, "/etc/pibuild/vmagent.env") == ""
     assert text_of(subject, "/etc/pibuild/node-exporter.env").endswith("LISTEN=192.168.2.30:9100\n")
-    metrics = subject.node.metrics.model_copy(update={"mode": "local"})
+    metrics = changed(subject.node.metrics, mode="local")
     forwards = replace(subject, node=replace(subject.node, metrics=metrics))
     assert "RW_URL=http://192.168.2.2:8428/api/v1/write\n" in text_of(forwards, "/etc/pibuild/vmagent.env")
     assert text_of(forwards, "/etc/pibuild/node-exporter.env").endswith("LISTEN=127.0.0.1:9100\n")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError, InputError
-from builder.inventory.load import Inventory, load_inventory
+from builder.inventory.load import load_inventory
+from builder.inventory.nodes import Inventory
 from builder.services.dhcp import (
     DHCPD,
     DNSMASQ,
