@@ -22,6 +22,7 @@ from builder.run import find_tool, run
 BLOCK = 4096
 _CHUNK = MIB
 _SUM = "0" * 64
+_FACTS = 3  # of what debugfs prints of a file system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +54,34 @@ def _used(image: Path, partition: Partition) -> Iterable[Range]:
 
 
 def _used_ext4(image: Path, partition: Partition) -> Iterator[Range]:
-    """Yield the ranges between the free ones that dumpe2fs(8) prints for each group."""
-    told = run(
-        [find_tool("dumpe2fs", package="e2fsprogs"), f"{image.name}?offset={partition.start}"],
+    """Yield the ranges between the free blocks, which debugfs(8) lists.
+
+    dumpe2fs would print ranges, but since e2fsprogs 1.47.1 takes `image?offset=n` for the tag of a disk.
+    """
+    told = _debugfs(image, partition, "stats -h")
+    facts = dict(re.findall(r"^(Block size|Block count|Free blocks): +(\d+)$", told, re.MULTILINE))
+    if len(facts) != _FACTS or int(facts["Block size"]) != BLOCK:
+        raise HostError(f"{image}: no ext4 with blocks of {BLOCK} bytes", hint="the image is not this program's")
+    count, expected = int(facts["Block count"]), int(facts["Free blocks"])
+    listed = _debugfs(image, partition, f"ffb {expected} 0") if expected else ""
+    free = sorted({int(word) for word in listed.partition(":")[2].split()})
+    if len(free) != expected:
+        raise HostError(f"{image}: debugfs lists {len(free)} free blocks, and counts {expected}")
+    following = 0
+    for block in free:
+        if block > following:
+            yield Range(first=following, last=block - 1)
+        following = block + 1
+    if following < count:
+        yield Range(first=following, last=count - 1)
+
+
+def _debugfs(image: Path, partition: Partition, request: str) -> str:
+    return run(
+        [find_tool("debugfs", package="e2fsprogs"), "-R", request, f"{image.name}?offset={partition.start}"],
         what="reading the root file system's block bitmaps",
         cwd=image.absolute().parent,
     ).stdout
-    size = re.search(r"^Block size: +(\d+)$", told, re.MULTILINE)
-    count = re.search(r"^Block count: +(\d+)$", told, re.MULTILINE)
-    if not size or not count or int(size[1]) != BLOCK:
-        raise HostError(f"{image}: no ext4 with blocks of {BLOCK} bytes", hint="the image is not this program's")
-    following = 0
-    for line in re.findall(r"^  Free blocks: ([-\d, ]+)$", told, re.MULTILINE):
-        for piece in line.split(", "):
-            first, _, last = piece.partition("-")
-            if int(first) > following:
-                yield Range(first=following, last=int(first) - 1)
-            following = int(last or first) + 1
-    if following < int(count[1]):
-        yield Range(first=following, last=int(count[1]) - 1)
 
 
 def _joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
