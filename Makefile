@@ -5,12 +5,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help image boot netboot check lint unit test fuzz torture bench clean install system
+.PHONY: help image boot netboot check lint unit test fuzz torture bench clean deb install uninstall environment system
 
 RECIPE ?= recipes/golden.yaml
 IMAGE ?= output/$(basename $(notdir $(RECIPE)))/latest
 NODES ?= yellow3
 DEST ?= /var/tmp/pibuild-netboot
+PREFIX ?= /usr/local
 # More options for the command behind image, boot, test, unit and bench: make test ARGS='-k boot'
 ARGS ?=
 PEERS ?=
@@ -37,51 +38,62 @@ TEST_PACKAGES := \
 # What benchmarks compare with.
 BENCH_PACKAGES := rsync $(if $(PEERS),mkosi)
 WANTED = $(PACKAGES)
-test unit torture bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+# What builds the Debian package; a test installs it.
+DEB_PACKAGES := debhelper dh-python dpkg-dev fakeroot lintian python3 python3-click
+deb: WANTED = $(DEB_PACKAGES)
+unit torture bench netboot: WANTED = $(PACKAGES) $(TEST_PACKAGES)
+test: WANTED = $(PACKAGES) $(TEST_PACKAGES) $(DEB_PACKAGES)
 bench: WANTED += $(BENCH_PACKAGES)
 SERVERS := isc-dhcp-server kea-dhcp4-server nfs-ganesha rpcbind rpcbind.socket tftpd-hpa
 POLICY := /usr/sbin/policy-rc.d
 QUIET_SERVERS = if [ ! -e $(POLICY) ]; then trap '$(SUDO) rm -f $(POLICY)' EXIT; \
 	printf '\#!/bin/sh\nexit 101\n' | $(SUDO) install -m 755 /dev/stdin $(POLICY); fi;
 
+# The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The
+# system's comes first; a shim of a version manager may stand before it on PATH and lack ensurepip.
+FIND_PYTHON = for python in $(PYTHON) /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
+		if "$$python" -c 'import sys, sysconfig, pathlib, ensurepip, venv; sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' \
+			2>/dev/null; then chosen=$$python; break; fi; done; \
+	[ -n "$${chosen:-}" ] || { echo 'error: no Python >= 3.11 with venv and headers here; make PYTHON=/path/to/python3 …' >&2; exit 3; }
+
 # A run as root leaves nothing behind in the checkout that its owner could not write to afterwards.
 AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/pibuild-hypothesis
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
-		printf '  make %-8s %s\n' "$$target" "$$text"; done
+		printf '  make %-11s %s\n' "$$target" "$$text"; done
 	@printf '\n  RECIPE=%s   NODES=%s   ARGS=more options for the command behind a target\n' '$(RECIPE)' '$(NODES)'
 
-image: install ## build RECIPE into output/NAME/latest
+image: environment ## build RECIPE into output/NAME/latest
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild build $(RECIPE) $(ARGS)
 
-boot: install ## boot IMAGE (what RECIPE built) under QEMU and print the verdict
+boot: environment ## boot IMAGE (what RECIPE built) under QEMU and print the verdict
 	@$(BIN)/pibuild boot $(IMAGE) $(ARGS)
 
-netboot: install ## explode IMAGE for NODES, boot them over the network with real servers, and print the verdict
+netboot: environment ## explode IMAGE for NODES, boot them over the network with real servers, and print the verdict
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild explode $(addprefix --node ,$(NODES)) --image $(IMAGE) --dest $(DEST)
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/pibuild boot $(addprefix --node ,$(NODES)) --netboot --dest $(DEST) $(ARGS)
 
 check: lint unit ## ruff, mypy --strict and the unit tests: under a minute, no root, no network
 
-lint: install
+lint: environment
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-unit: install
+unit: environment
 	$(BIN)/pytest tests/unit $(ARGS)
 
-test: install ## every test: root, network, and machines booted under QEMU
+test: environment ## every test: root, network, and machines booted under QEMU
 	$(AS_ROOT) $(CURDIR)/$(BIN)/python -m tests.side_by_side -p no:cacheprovider --durations=15 $(ARGS)
 
-fuzz: install ## N damaged inputs for every parser of foreign input; what is not survived is kept in tests/crashes
+fuzz: environment ## N damaged inputs for every parser of foreign input; what is not survived is kept in tests/crashes
 	@PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m tests.fuzz --number $(N) $(ARGS)
 
-torture: install ## N commands killed at random moments, with full disks and two at once: nothing lost, nothing left; SEED=
+torture: environment ## N commands killed at random moments, with full disks and two at once: nothing lost, nothing left; SEED=
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m tests.torture $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: install ## measure builds and explode; EMULATION=1 also what emulation costs, PEERS=1 also mkosi
+bench: environment ## measure builds and explode; EMULATION=1 also what emulation costs, PEERS=1 also mkosi
 	@$(AS_ROOT) $(CURDIR)/$(BIN)/python -m bench $(if $(EMULATION),--also emulation) $(if $(PEERS),--also peers) $(ARGS)
 
 clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache/pibuild)
@@ -89,7 +101,16 @@ clean: ## remove output/ and .venv; the layer cache stays (sudo rm -r /var/cache
 	$(SUDO) rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	$(SUDO) find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-install: system .venv/.installed ## install the system packages and .venv, nothing else
+deb: system ## the Debian package, in output/
+	@packaging/deb output
+
+install: system ## install this checkout for all users, below PREFIX: then `sudo pibuild` works
+	@$(FIND_PYTHON); $(SUDO) packaging/install "$$chosen" $(PREFIX)
+
+uninstall: ## take away what `make install` installed
+	@$(SUDO) packaging/install --remove $(PREFIX)
+
+environment: system .venv/.installed ## install the system packages and .venv, nothing else
 
 # One dpkg query when all is there; apt only for what is missing. A foreign source that does not answer is apt's warning to
 # give: only a package that cannot be installed stops.
@@ -105,13 +126,8 @@ system:
 			$(SUDO) systemctl --quiet disable "$$server" || :; fi; done; \
 	fi
 
-# The first Python that is new enough, can make a virtual environment and has its headers (pyparted is compiled). The
-# system's comes first; a shim of a version manager may stand before it on PATH and lack ensurepip.
 .venv/.installed: pyproject.toml | system
-	@for python in $(PYTHON) /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
-		if "$$python" -c 'import sys, sysconfig, pathlib, ensurepip, venv; sys.exit(sys.version_info < (3, 11) or not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' \
-			2>/dev/null; then chosen=$$python; break; fi; done; \
-	[ -n "$${chosen:-}" ] || { echo 'error: no Python >= 3.11 with venv and headers here; make PYTHON=/path/to/python3 …' >&2; exit 3; }; \
+	@$(FIND_PYTHON); \
 	echo "virtual environment: $$chosen ($$("$$chosen" -V))"; \
 	rm -rf .venv; "$$chosen" -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
