@@ -32,7 +32,9 @@ from builder.packages.apt import Access, Deb, is_present
 from builder.recipe.load import Recipe, load_recipe
 from builder.recipe.schema import BaseImage
 from builder.run import require_root
+from builder.verify.entrance import can_log_in
 
+KEYS = "authorized_keys"  # the variable of recipes/parts/access.yaml
 _OPTIONAL = Patience(connect=5, read=20, attempts=1, most=1)
 
 
@@ -74,7 +76,11 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """What a build did. Times are seconds."""
+    """What a build did. Times are seconds.
+
+    `entrance` is whether a person can log in to the image as it is; `key_variable` whether the recipe has the variable
+    of keys.
+    """
 
     recipe: str
     published: Published
@@ -84,6 +90,8 @@ class Built:
     publish_seconds: float
     missing: tuple[str, ...]
     differences: tuple[str, ...] | None
+    entrance: bool
+    key_variable: bool
 
     def summary(self) -> str:
         """Return what a person reads at the end: where, how big, how long, what next."""
@@ -114,7 +122,7 @@ def build_recipe(path: Path, options: BuildOptions, cache: Cache) -> Built:
     """
     begun = time.monotonic()
     recipe = load_recipe(path, options.settings)
-    require_root(f"build {path}")
+    require_root("build")
     enter_namespaces()
     with console.working(), cache.room():
         cache.prepare()
@@ -145,6 +153,7 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
     published = find_published(request) if not made else None
     publish_begun = time.monotonic()
     with golden_tree(shop, plan) as tree:
+        entrance = can_log_in(tree)
         if published is None:
             with console.progress("publish"):
                 _report_capabilities(tree)
@@ -168,6 +177,8 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         publish_seconds=time.monotonic() - publish_begun,
         missing=missing,
         differences=differences,
+        entrance=entrance,
+        key_variable=KEYS in recipe.variables,
     )
 
 

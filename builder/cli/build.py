@@ -23,6 +23,7 @@ from builder.cli.options import (
     set_option,
     table_options,
 )
+from builder.cli.typed import command_line, shown
 
 locked_option = click.option(
     "--locked", is_flag=True, help="Use exactly what the lock beside RECIPE says; refuse to drift."
@@ -34,8 +35,8 @@ lock_option = click.option(
 
 @click.command(
     epilog=example(
-        "pibuild plan recipes/golden.yaml",
-        "pibuild plan recipes/golden.yaml --set timezone=UTC --json",
+        "pibuild plan golden",
+        "pibuild plan golden --set timezone=UTC --json",
     )
 )
 @recipe_argument
@@ -86,8 +87,8 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
 
 @click.command(
     epilog=example(
-        "sudo pibuild build recipes/golden.yaml",
-        "sudo pibuild build recipes/golden.yaml --set timezone=UTC --locked --offline",
+        "sudo pibuild build golden",
+        "sudo pibuild build golden --set timezone=UTC --locked --offline",
     )
 )
 @recipe_argument
@@ -167,10 +168,12 @@ def build(
         emulation_log=_begin_log(debug_emulation) if debug_emulation else None,
     )
     built = build_recipe(recipe, options, Cache.default())
+    if not built.entrance:
+        _warn_of_no_entrance(key_variable=built.key_variable)
     if as_json:
         console.print_json(plain(built))
         return
-    console.say(built.summary())
+    console.say(shown(built.summary()))
     if options.emulation_log:
         title = "what ran how, without the time of the programs it started"
         console.print_table(tables.EMULATION, rows(sum_up(read_log(options.emulation_log))), title=title)
@@ -179,8 +182,8 @@ def build(
 @click.command(
     epilog=example(
         "# a build that takes the same inputs next year",
-        "pibuild lock recipes/golden.yaml",
-        "sudo pibuild build recipes/golden.yaml --locked",
+        "pibuild lock golden",
+        "sudo pibuild build golden --locked",
     )
 )
 @recipe_argument
@@ -245,6 +248,15 @@ def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
     if removed:
         verb = "would be freed" if dry_run else "freed"
         console.say(f"{console.size(sum(item.size for item in removed))} {verb}")
+
+
+def _warn_of_no_entrance(*, key_variable: bool) -> None:
+    """Say that a card flashed with the image would let nobody in, and what mends it."""
+    told = "nobody can log in to this image: it has neither an ssh key nor a password (explode gives nodes a key)"
+    mend = "a user step with authorized_keys in the recipe"
+    if key_variable:
+        mend = f'{command_line(sudo=True)} --set "authorized_keys=$(cat ~/.ssh/id_ed25519.pub)"'
+    console.warn(f"{told}\nhint: {mend}")
 
 
 def _listed(changes: Sequence[str], *, most: int = 4) -> str:

@@ -12,6 +12,7 @@ from builder import console
 from builder.cli import tables
 from builder.cli.node import cluster_option, dest_option
 from builder.cli.options import example, json_option, plain, table_options
+from builder.cli.typed import shown
 from builder.errors import VerdictError
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ def up(
     at = f" --dest {where}" if dest else ""
     for name, node in report["nodes"].items():
         console.say(f"{name}: {node['address']}, console in {node['console']}")
-        console.say(f"  sudo pibuild lab ssh {name}{at}")
-    console.say(f"it ends with: sudo pibuild lab down{at}")
+        console.say(shown(f"  sudo pibuild lab ssh {name}{at}"))
+    console.say(shown(f"it ends with: sudo pibuild lab down{at}"))
 
 
 @lab.command(epilog=example("sudo pibuild lab status", "sudo pibuild lab status --json | jq .nodes"))

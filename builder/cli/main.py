@@ -37,6 +37,7 @@ Exit codes:
 
 # in the order of the work: each command, and the module of `builder.cli` that has it under its name
 _COMMANDS = {
+    "init": "init",
     "plan": "build",
     "build": "build",
     "lock": "build",
@@ -102,7 +103,7 @@ class _Pibuild(click.Group):
 @click.group(
     cls=_Pibuild,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=f"{example('sudo pibuild build recipes/golden.yaml', 'pibuild boot output/golden/latest')}\n\n{_EXIT_CODES}",
+    epilog=f"{example('sudo pibuild build golden', 'pibuild boot output/golden/latest')}\n\n{_EXIT_CODES}",
 )
 @click.version_option(__version__, prog_name="pibuild", message="%(prog)s %(version)s")
 def pibuild() -> None:
@@ -112,7 +113,7 @@ def pibuild() -> None:
 @pibuild.command(
     epilog=example(
         "# check and complete recipes while typing, with the YAML language server",
-        "pibuild schema -o recipes/recipe.schema.json",
+        "pibuild schema -o recipe.schema.json",
         "# first line of a recipe: # yaml-language-server: $schema=recipe.schema.json",
     )
 )
@@ -146,10 +147,13 @@ def completion(shell: str) -> None:
     console.say(complete(pibuild, {}, "pibuild", "_PIBUILD_COMPLETE").source())
 
 
-def _fail(error: PibuildError) -> int:
+def _fail(error: PibuildError, typed: Sequence[str]) -> int:
     if os.environ.get("PIBUILD_DEBUG"):
         console.note("".join(traceback.format_exception(error)).rstrip())
     if not ending.received():  # else it is of what a signal broke off
+        from builder.cli.typed import mend_hints
+
+        mend_hints(error, pibuild, typed)
         console.fail(error)
     return error.exit_code
 
@@ -170,6 +174,7 @@ def _explain(error: Exception) -> PibuildError:
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command line to its end and return the exit code; prints failures, raises nothing."""
     console.begin()
+    typed = sys.argv[1:] if arguments is None else arguments
     try:
         ended = pibuild.main(args=arguments, prog_name="pibuild", standalone_mode=False)
         sys.stdout.flush()
@@ -182,11 +187,11 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return INTERRUPTED
     except PibuildError as error:
-        return _fail(error)
+        return _fail(error, typed)
     except Exception as error:  # noqa: BLE001 - never a bare traceback
         failure = _explain(error)
         failure.__cause__ = error
-        return _fail(failure)
+        return _fail(failure, typed)
     return ended if isinstance(ended, int) else 0
 
 

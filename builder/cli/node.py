@@ -11,6 +11,7 @@ import click
 from builder import console
 from builder.cli import tables
 from builder.cli.options import NamedFile, ServedDirectory, example, plain, progress_option, table_options
+from builder.cli.typed import shown
 
 if TYPE_CHECKING:
     from builder.netboot.explode import Exploded
@@ -306,7 +307,7 @@ def add(
     fields |= {"role": role, **({"groups": list(groups)} if groups else {})}
     path = find_inventory(cluster_file)
     add_nodes(path, [NewNode(name=name, serial=serial, mac=mac, address=address, fields=fields)])
-    console.say(f"{path}: {name} added; sudo pibuild explode --node {name}")
+    console.say(shown(f"{path}: {name} added; sudo pibuild explode --node {name}"))
 
 
 @node.command(epilog=example("sudo pibuild node remove yellow3", "sudo pibuild node remove yellow3 --delete-state"))
@@ -386,8 +387,8 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) ->
         rename_node(path, name, new)
     console.say(f"{path}: {renamed.name} is {hostname(new)} now")
     if renamed.boot == "network":
-        console.say(f"next: sudo pibuild explode --node {hostname(new)}")
-        console.say("then, on each server: sudo pibuild services apply; then restart the node")
+        console.say(shown(f"next: sudo pibuild explode --node {hostname(new)}"))
+        console.say(shown("then, on each server: sudo pibuild services apply; then restart the node"))
 
 
 @node.command(epilog=example("sudo pibuild node gc --dry-run", "sudo pibuild node gc --keep-days 1"))

@@ -28,6 +28,8 @@ BUILT = Built(
     publish_seconds=5.5,
     missing=("https://example.org/k3s",),
     differences=None,
+    entrance=True,
+    key_variable=True,
 )
 
 
