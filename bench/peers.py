@@ -16,6 +16,7 @@ from builder import console
 from builder.emulation.mode import full_emulation
 from builder.errors import HostError
 from builder.host import mounts
+from builder.host.cache import Cache
 from builder.packages.mirrors import candidate_sources, find_keyring
 from builder.run import find_tool, run
 
@@ -53,7 +54,8 @@ def options(bench: Bench, names: list[str]) -> list[str | Path]:
     # mkosi hides the machine's own configuration of apt: proxies and validity checks
     said = run([find_tool("apt-config", package="apt"), "dump", "Acquire"]).stdout
     (skeleton / "etc/apt/apt.conf.d/00machine").write_text(said)
-    first = candidate_sources("debian", SUITE, ("main",), mirror="auto", keyring=find_keyring("debian"))[0][0]
+    keyring, cache = find_keyring("debian"), Cache(bench.cache)
+    first = next(candidate_sources("debian", SUITE, ("main",), mirror="auto", keyring=keyring, cache=cache))[0]
     return [
         *("--distribution", "debian", "--release", SUITE, "--architecture", "aarch64", "--mirror", first.uris),
         *("--repositories", "main,non-free-firmware", "--package", ",".join(names), "--with-docs", "yes"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from builder.packages.apt import Source
+from builder.packages.source import Source
 from tests.signing import Signer
 
 _DATE = "%a, %d %b %Y %H:%M:%S UTC"

@@ -22,8 +22,9 @@ from builder.host.hashing import digest_of
 from builder.host.named_file import read_named
 from builder.image.ingest import ImagePlaces
 from builder.image.open import Image, open_image
-from builder.packages.apt import Access, Apt, Deb, Request, Resolution, Source
+from builder.packages.apt import Access, Apt, Deb, Request, Resolution
 from builder.packages.mirrors import candidate_sources, find_keyring, image_sources
+from builder.packages.source import Source
 from builder.recipe.load import Recipe
 from builder.recipe.schema import BaseImage, Bootstrap
 from builder.recipe.steps.base import Place
@@ -52,6 +53,7 @@ class Lock:
     steps: Mapping[str, Resolution] = field(default_factory=dict)
     artifacts: Mapping[str, str] = field(default_factory=dict)
     release: tuple[str, str] = ("debian", "")
+    text: str = field(default="", compare=False, repr=False)  # as it was written, where that is known
 
     @property
     def packages(self) -> tuple[Deb, ...]:
@@ -60,7 +62,11 @@ class Lock:
 
     def to_text(self) -> str:
         """Return the YAML of lock.yaml."""
-        value = {
+        return self.text or yaml.safe_dump(self.to_json(), sort_keys=False, width=200)
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is in lock.yaml."""
+        return {
             "format": FORMAT,
             "recipe": self.recipe,
             "question": self.question,
@@ -72,7 +78,6 @@ class Lock:
             "steps": {name: _answer(answer) for name, answer in self.steps.items()},
             "artifacts": dict(self.artifacts),
         }
-        return yaml.safe_dump(value, sort_keys=False, width=200)
 
 
 def _answer(answer: Resolution) -> dict[str, object]:
@@ -181,6 +186,8 @@ def recipe_artifacts(recipe: Recipe) -> dict[str, Any]:
 def remembered(recipe: Recipe, cache: Cache) -> Lock | None:
     """Return the newest resolution of this recipe that the cache remembers; asks nobody."""
     known = read_json(_memo(recipe, cache))
+    if known and "value" in known:  # YAML takes a quarter of a second to say the same
+        return replace(_lock(known["value"]), text=known["lock"])
     return parse_lock(known["lock"], _memo(recipe, cache)) if known else None
 
 
@@ -214,7 +221,7 @@ def resolve(
         return known
     with console.progress("resolve packages"):
         found = _ask(recipe, apt, status)
-    write_json(_memo(recipe, cache), {"release": release, "lock": found.to_text()})
+    write_json(_memo(recipe, cache), {"release": release, "lock": found.to_text(), "value": found.to_json()})
     return found
 
 
@@ -230,7 +237,7 @@ def open_archive(
     failure: FetchError | None = None
     extra = _extra_sources(recipe) if architecture == ARCHITECTURE else []
     more = _more_suites(recipe) if architecture == ARCHITECTURE else ()
-    for own in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring):
+    for own in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring, cache=cache):
         sources = [replace(one, suites=(*one.suites, *more)) if suite in one.suites else one for one in own]
         apt = Apt(cache, (*sources, *extra), architecture, access=access)
         try:

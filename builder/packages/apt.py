@@ -19,6 +19,9 @@ from builder import console
 from builder.errors import FetchError, StepError
 from builder.host.cache import Cache, read_json, write_json
 from builder.host.hashing import digest_of, file_digest
+from builder.packages.current import is_current, note_current
+from builder.packages.machine import asked
+from builder.packages.source import Source, list_name
 from builder.run import Completed, find_tool, run
 
 _LISTS = 2  # raised when the lists are kept in another form
@@ -47,23 +50,6 @@ class Deb:
     def archive_name(self) -> str:
         """The file name apt gives it in its archives directory: the epoch's colon is escaped."""
         return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One deb822 source: an archive, the suites and components wanted, and the keyring that signs it."""
-
-    uris: str
-    suites: tuple[str, ...]
-    components: tuple[str, ...]
-    keyring: Path
-
-    def deb822(self, architecture: str) -> str:
-        """Return the stanza for a .sources file."""
-        return (
-            f"Types: deb\nURIs: {self.uris}\nSuites: {' '.join(self.suites)}\nComponents: {' '.join(self.components)}\n"
-            f"Architectures: {architecture}\nSigned-By: {self.keyring}\n"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +103,7 @@ class Apt:
         os.utime(self.directory)  # used now: gc keeps it
         (self.directory / "status").write_text("")
         (self.directory / "pibuild.sources").write_text(self._text)
-        (self.directory / "apt.conf").write_text(self._configuration() + _ways())
+        (self.directory / "apt.conf").write_text(self._configuration() + self._ways())
         if self.access != "current" and any((self.directory / "lists").glob("*Packages*")):
             return
         if self.access == "offline":
@@ -126,12 +112,15 @@ class Apt:
                 f"the cache has no package lists of {where}, and --offline fetches nothing",
                 hint="build once without --offline",
             )
+        if is_current(self.directory, self.sources):
+            return
         done = self._apt("apt-get", ["update"], check=False)
         if done.returncode != 0 or re.search(r"^(E|W: Failed to fetch)", done.stderr, re.MULTILINE):
             raise FetchError(
                 f"the package archive did not answer as expected:\n{done.stderr.strip()[-1500:]}",
                 hint="check the network and the recipe's mirror and suite; --offline uses the lists already here",
             )
+        note_current(self.directory, self.sources)
 
     def release_digest(self) -> str:
         """Return a digest of the signed release files: it changes when, and only when, the archive does."""
@@ -175,7 +164,7 @@ class Apt:
     def has(self, suite: str, deb: Deb, *, source: Source | None = None) -> bool:
         """Return whether a suite (of one source, else of any) lists a package in that version."""
         addresses = {uri for one in ([source] if source else self.sources) for uri in one.uris.split()}
-        begins = tuple(_list_name(uri, suite) for uri in addresses)
+        begins = tuple(list_name(uri, suite) for uri in addresses)
         lists = [path for path in (self.directory / "lists").glob("*_Packages") if path.name.startswith(begins)]
         wanted = re.compile(
             rb"^Package: %s\n(?:.+\n)*?Version: %s$" % (re.escape(deb.name.encode()), re.escape(deb.version.encode())),
@@ -277,23 +266,15 @@ class Apt:
         )
         return "".join(f"{line}\n" for line in lines)
 
+    def _ways(self) -> str:
+        """Return how the machine's own configuration says that archives are reached: its proxies."""
+        said = asked(self.cache, "apt-config", ["dump"])
+        return "".join(f"{line}\n" for line in said.splitlines() if _WAY.fullmatch(line))
+
     def _apt(self, tool: str, words: Sequence[str], *, cwd: Path | None = None, check: bool = True) -> Completed:
         # read first of all, so that it can say that no other is read (apt.conf(5))
         env = {"APT_CONFIG": str(self.directory / "apt.conf")}
         return run([find_tool(tool, package="apt"), *words], cwd=cwd, env=env, check=check)
-
-
-def _ways() -> str:
-    """Return how the machine's own configuration says that archives are reached: its proxies."""
-    said = run([find_tool("apt-config", package="apt"), "dump"]).stdout
-    return "".join(f"{line}\n" for line in said.splitlines() if _WAY.fullmatch(line))
-
-
-def _list_name(uri: str, suite: str) -> str:
-    """Return how apt begins the names of the lists of a suite: the address without its scheme, `/` as `_`."""
-    place = uri.partition(":")[2].removeprefix("//").rstrip("/")
-    path = f"{place}/{suite.strip('/')}/" if suite.endswith("/") else f"{place}/dists/{suite}/"
-    return path.replace("_", "%5f").replace("/", "_")
 
 
 def _bytes_in(directory: Path) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from builder.errors import HostError
+from builder.host.cache import Cache
 from builder.host.scratch import temporary
-from builder.packages.apt import Source
+from builder.packages.machine import asked
+from builder.packages.source import Source
 from builder.run import find_tool, run
 
 _KEYRINGS = {
@@ -40,16 +42,19 @@ def find_keyring(distribution: str) -> Path:
 
 
 def candidate_sources(
-    distribution: str, suite: str, components: Sequence[str], *, mirror: str, keyring: Path
-) -> list[tuple[Source, ...]]:
-    """Return the sets of sources to try in turn for a suite. An explicit mirror is the only one there is."""
+    distribution: str, suite: str, components: Sequence[str], *, mirror: str, keyring: Path, cache: Cache
+) -> Iterator[tuple[Source, ...]]:
+    """Yield the sets of sources to try in turn for a suite. An explicit mirror is the only one there is.
+
+    The bootstrap tool is asked for its default only where the machine's own sources have been of no use.
+    """
     if mirror != "auto":
-        return [(Source(uris=mirror, suites=(suite,), components=tuple(components), keyring=keyring),)]
-    return [
-        _sources(pairs, components, keyring)
-        for pairs in (_machine_pairs(distribution, suite), default_pairs(suite))
-        if pairs
-    ]
+        yield (Source(uris=mirror, suites=(suite,), components=tuple(components), keyring=keyring),)
+        return
+    if own := _machine_pairs(distribution, suite, cache):
+        yield _sources(own, components, keyring)
+    if default := default_pairs(suite):
+        yield _sources(default, components, keyring)
 
 
 def _sources(pairs: Sequence[tuple[str, str]], components: Sequence[str], keyring: Path) -> tuple[Source, ...]:
@@ -62,7 +67,7 @@ def _sources(pairs: Sequence[tuple[str, str]], components: Sequence[str], keyrin
     )
 
 
-def _machine_pairs(distribution: str, suite: str) -> list[tuple[str, str]]:
+def _machine_pairs(distribution: str, suite: str, cache: Cache) -> list[tuple[str, str]]:
     """Return (URI, suite) for a suite where the machine's own sources serve its distribution, else nothing.
 
     Ubuntu keeps arm64 in another archive than amd64, so there only an arm64 machine's sources count.
@@ -74,8 +79,8 @@ def _machine_pairs(distribution: str, suite: str) -> list[tuple[str, str]]:
     if release.get("ID") != distribution or not own or (distribution == "ubuntu" and platform.machine() != "aarch64"):
         return []
     fields = "$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(ORIGIN)"
-    listed = run([find_tool("apt-get", package="apt"), "indextargets", "--format", fields, "Identifier: Packages"])
-    mirrors = own_mirrors(listed.stdout, distribution, own)
+    listed = asked(cache, "apt-get", ["indextargets", "--format", fields, "Identifier: Packages"])
+    mirrors = own_mirrors(listed, distribution, own)
     return [(uri, name.replace(own, suite, 1)) for uri, name in mirrors]
 
 

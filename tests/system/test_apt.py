@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from builder.recipe.load import load_recipe
 from builder.run import run
 from tests.archive import Archive
 from tests.signing import signer
+from tests.web import serve
 
 PROJECT = Path(__file__).parents[2]
 STABLE = {"base": ("1", ""), "kernel": ("6.12", "tools"), "tools": ("6.12", ""), "extra": ("1", "")}
@@ -103,7 +106,8 @@ def test_what_the_machine_accepts_is_not_accepted(
     )
     script = f"""\
 from pathlib import Path
-from builder.packages.apt import Apt, Source
+from builder.packages.apt import Apt
+from builder.packages.source import Source
 from builder.host.cache import Cache
 source = Source(uris="file:{archive.root}", suites=("trixie",), components=("main",),
                 keyring=Path({str(archive.key.keyring)!r}))
@@ -127,3 +131,29 @@ def test_offline_nothing_is_fetched(archive: Archive, cache: Cache) -> None:
     with pytest.raises(FetchError, match="2 package files are not in the cache, and --offline") as caught:
         apt.download(apt.resolve(Request(install=("kernel",))).debs)
     assert caught.value.exit_code == 5
+
+
+def test_lists_that_are_still_served_cost_one_request_a_release_file(archive: Archive, cache: Cache) -> None:
+    """apt itself is run for what has changed; then the new lists are what counts."""
+    with serve() as web:
+        web.root = archive.root
+        source = replace(archive.source("trixie"), uris=web.url("/"))
+
+        def update(packages: Mapping[str, tuple[str, str]]) -> list[bool]:
+            """Update after the archive was written anew; return of each request whether it was apt's own."""
+            if packages:
+                shutil.rmtree(archive.root, ignore_errors=True)
+                archive.write("trixie", packages)
+                here = archive.root / "dists/trixie"
+                archive.key.sign(here / "Release", here / "InRelease", "--clear")
+            web.requests.clear()
+            apt.update()
+            return ["APT" in agent for agent in web.asked("User-Agent")]
+
+        apt = Apt(cache, [source], "arm64")
+        assert all(update(STABLE))
+        assert update({}) == [False]
+        asked = update({**STABLE, "extra": ("9", "")})
+        assert (asked[0], all(asked[1:]), len(asked) > 1) == (False, True, True)
+        assert versions(apt, "extra") == {"extra": "9"}
+        assert update({}) == [False]

@@ -93,8 +93,8 @@ def trixie(package: Path) -> Path:
 
 def sources() -> Iterator[str]:
     """Yield the sources of Debian 13 that builds use on this machine, one line each."""
-    found = candidate_sources("debian", "trixie", ("main",), mirror="auto", keyring=find_keyring("debian"))
-    for source in found[0]:
+    keyring, cache = find_keyring("debian"), Cache.default()
+    for source in next(candidate_sources("debian", "trixie", ("main",), mirror="auto", keyring=keyring, cache=cache)):
         for suite in source.suites:
             yield f"deb [signed-by={source.keyring}] {source.uris} {suite} {' '.join(source.components)}"
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.host.cache import Cache
-from builder.packages.apt import Apt, Deb, Resolution, Source, _installed_stanza, is_present, parse_deb
+from builder.packages.apt import Apt, Deb, Resolution, _installed_stanza, is_present, parse_deb
+from builder.packages.source import Source
 
 STANZA = """\
 Package: less

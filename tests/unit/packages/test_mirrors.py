@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from builder.errors import HostError
+from builder.host.cache import Cache
 from builder.packages import mirrors
 from builder.packages.mirrors import _ONE_LINE, _sources, candidate_sources, find_keyring, own_mirrors
 
 KEYRING = Path("/usr/share/keyrings/x.gpg")
 
 
-def test_a_mirror_that_is_given_is_the_only_one_there_is() -> None:
-    given = "http://mirror.example.org/debian"
-    [[source]] = candidate_sources("debian", "trixie", ["main", "contrib"], mirror=given, keyring=KEYRING)
+def test_a_mirror_that_is_given_is_the_only_one_there_is(tmp_path: Path) -> None:
+    given, components, cache = "http://mirror.example.org/debian", ["main", "contrib"], Cache(tmp_path)
+    [[source]] = candidate_sources("debian", "trixie", components, mirror=given, keyring=KEYRING, cache=cache)
     assert (source.uris, source.suites, source.components) == (given, ("trixie",), ("main", "contrib"))
     assert source.keyring == KEYRING
 
