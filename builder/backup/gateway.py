@@ -19,7 +19,7 @@ from builder.host.data import OVERLAYS
 from builder.host.scratch import temporary
 from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
-from builder.netboot.state import backup_ca, make_state
+from builder.netboot.state import backup_ca, login_key_file, make_state
 from builder.run import Completed, find_tool, run
 
 GIVEN = "restic.given"  # in a node's state: it has, or may have, the passwords of the rotation under way
@@ -48,7 +48,7 @@ class Shell:
                 input=stdin,
                 timeout=timeout,
                 what=f"on {self.node.name}",
-                hint=f"is it up, and does it know the login node's key? {self.netboot.state}/.cluster/id_ed25519.pub",
+                hint=f"is it up, and does it know the login node's key? {login_key_file(self.netboot)}.pub",
             )
 
     def check(self) -> None:
@@ -66,7 +66,7 @@ class Shell:
                 keys = [path.read_text().split() for path in sorted(home.glob("ssh_host_*_key.pub"))]
                 known.write_text("".join(f"{self.node.address} {key[0]} {key[1]}\n" for key in keys))
             yield [
-                *("-F", "none", "-i", cluster / "id_ed25519", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
+                *("-F", "none", "-i", login_key_file(self.netboot), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
                 *("-o", f"UserKnownHostsFile={known}", "-o", f"StrictHostKeyChecking={strict}"),
                 *("-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
             ]

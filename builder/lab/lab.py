@@ -39,6 +39,7 @@ from builder.lab import servers as lab_servers
 from builder.lab.machine import Machine, read_chain
 from builder.lab.namespace import Namespace, Process, namespace
 from builder.netboot.layout import Netboot
+from builder.netboot.state import login_key_file
 from builder.run import Argv, Completed, find_tool, require_root
 from builder.services.apply import apply
 from builder.services.files import serving
@@ -195,7 +196,7 @@ class Lab:
     @property
     def key(self) -> Path:
         """The login node's private key, which opens every node."""
-        return self.netboot.state / ".cluster" / "id_ed25519"
+        return login_key_file(self.netboot)
 
     @property
     def known_hosts(self) -> Path:
