@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import gzip
 import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,7 @@ from builder.host.scratch import temporary
 from builder.run import find_tool, run
 
 Kind = Literal["file", "directory", "link", "hard link", "special"]
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, UnicodeDecodeError)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # RFC 8878, 3.1.1
 
 
@@ -88,9 +91,16 @@ def _plain(file: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into ArchiveError; what fails while a member is written stays."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, gzip.BadGzipFile, EOFError) as error:
+    except RuntimeError as error:  # of zipfile: encrypted, or made by a later version of the format
+        raise ArchiveError(f"cannot be read: {error}") from error
+    except _DAMAGED as error:
+        raise ArchiveError(f"is damaged: {error}") from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # of bz2 and gzip, and of a place before the start
+            raise
         raise ArchiveError(f"is damaged: {error}") from error
 
 
