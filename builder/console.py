@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from builder.errors import PibuildError
+from builder.printable import one_line, printable
 from builder.progress import Piece, Transfer, Work, size
 from builder.table import Table, in_full, laid_out
 
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 Way = Literal["auto", "plain", "json"]
 _LINES = {"note", "warning", "failed"}  # without a time before them
 _EVERY = {"json": 1.0, "plain": 30.0, "auto": 30.0}  # seconds between two reports of how far work is
-# what moves a terminal's cursor, or begins an order to it, is not printed (ECMA-48: C0 but for tab and newline, C1)
-_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)))
 
 
 @dataclasses.dataclass(slots=True)
@@ -72,7 +71,7 @@ def _terminal(*, errors: bool) -> Console:
 
 
 def _print(text: str, stream: TextIO, style: str = "") -> None:
-    text = text.translate(_CONTROL)
+    text = printable(text)
     if stream.isatty():
         _terminal(errors=stream is sys.stderr).print(text, style=style or None)
         return
@@ -231,7 +230,7 @@ def _live_line() -> AbstractContextManager[object]:
     spinner = Spinner("dots")
 
     def line() -> Spinner:
-        spinner.update(text=Text(_WORK.line().translate(_CONTROL), no_wrap=True, overflow="ellipsis"))
+        spinner.update(text=Text(one_line(_WORK.line()), no_wrap=True, overflow="ellipsis"))
         return spinner
 
     return Live(get_renderable=line, console=_terminal(errors=True), transient=True, refresh_per_second=8)

@@ -12,9 +12,13 @@ A message says what failed and where; `hint` is the command or edit that mends i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+_SHORT = 100
+_LONG_WORD = re.compile(r"\S{600,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +43,19 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.mark}: " if self.mark else ""
-        hint = f"\n    hint: {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{hint}"
+        hint = f"\n    hint: {_shortened(self.hint)}" if self.hint else ""
+        return f"{where}{_shortened(self.message)}{hint}"
 
     def as_json(self) -> dict[str, object]:
         """Return the problem for programs; without a place, `file`, `line` and `column` are None."""
         mark = self.mark
         place = {"file": str(mark.file), "line": mark.line, "column": mark.column} if mark else {}
         return {"message": self.message, "hint": self.hint, "file": None, "line": None, "column": None, **place}
+
+
+def _shortened(text: str) -> str:
+    """Return a text whose words are of a length that a person reads: a number of 5,000 digits is cut."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][:_SHORT]}… ({len(word[0])} characters)", text)
 
 
 class PibuildError(Exception):

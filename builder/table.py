@@ -9,6 +9,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
+
+from builder.printable import one_line
 
 GAP = 2
 _PROSE = 24  # narrower prose is harder to read than a block
@@ -55,8 +58,10 @@ def laid_out(table: Table, rows: Sequence[Row], width: int) -> tuple[list[str], 
 
 
 def _cell(value: object) -> str:
-    """Return a value on one line: what would move the cursor is a blank."""
-    return " ".join(str(value).splitlines()).replace("\t", " ")
+    """Return a value on one line: a path is told whole, of a text what would move the cursor is a blank."""
+    if isinstance(value, PurePath):
+        return one_line(value)
+    return one_line(" ".join(str(value).splitlines()).replace("\t", " "))
 
 
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:

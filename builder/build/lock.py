@@ -32,6 +32,7 @@ from builder.recipe.steps.packages import PackageSource, PackagesStep
 
 FORMAT = 2
 _RESOLVER = 3  # raised when the same archive would be asked another question
+_LATEST = 1 << 40  # seconds
 _ESSENTIAL = ("?essential", "apt")
 ARCHITECTURE = "arm64"
 
@@ -109,10 +110,13 @@ def parse_lock(text: str, path: Path) -> Lock:
 def _lock(value: Mapping[str, Any]) -> Lock:
     if value["format"] != FORMAT:
         raise ValueError(f"format {value['format']}, not {FORMAT}")
+    epoch = value["epoch"]
+    if type(epoch) is not int or not 0 <= epoch < _LATEST:
+        raise ValueError("epoch is no number of seconds")
     return Lock(
         recipe=str(value["recipe"]),
         question=str(value["question"]),
-        epoch=int(value["epoch"]),
+        epoch=epoch,
         image=str(value["image"]),
         sources=str(value["sources"]),
         base=_resolution(value["base"]),

@@ -29,6 +29,7 @@ from builder.image.ingest import ImagePlaces
 from builder.image.partitions import DiskSpec
 from builder.image.publish import Published, PublishRequest, find_published, publish
 from builder.packages.apt import Access, Deb, is_present
+from builder.printable import one_line
 from builder.recipe.load import Recipe, load_recipe
 from builder.recipe.schema import BaseImage
 from builder.run import require_root
@@ -184,7 +185,7 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
 
 def _report_capabilities(tree: Path) -> None:
     """Say what a node with an NFS root would lose."""
-    files = ", ".join(f"/{path.relative_to(tree)}" for path in capable_files(tree))
+    files = ", ".join(f"/{one_line(path.relative_to(tree))}" for path in capable_files(tree))
     if files and can_mend(tree):
         console.note(f"file capabilities, which NFS does not carry: {files}; a node that boots over it gets them back")
     elif files:

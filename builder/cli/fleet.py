@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ _dest_option = click.option(
 
 def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
     address, colon, port = value.rpartition(":")
-    if not colon or not port.isdigit() or not 0 <= int(port) < 1 << 16:
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or not 0 <= int(port) < 1 << 16:
         raise click.BadParameter(f"{value!r} is not ADDRESS:PORT")
     return address.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - said in the option's help
 

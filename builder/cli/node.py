@@ -325,6 +325,7 @@ def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | 
     from builder.inventory.edit import remove_node
     from builder.inventory.load import find_inventory, load_inventory
     from builder.netboot.gc import leftovers, withdraw
+    from builder.printable import one_line
     from builder.run import require_root
     from builder.services.withdraw import follow, in_step
 
@@ -346,7 +347,7 @@ def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | 
         follow(load_inventory(path), role)
     gone = withdraw(where, removed, keep_state=keep_state) if where.is_dir() else ()
     for each in gone:
-        console.note(f"removed {each}")
+        console.note(f"removed {one_line(each)}")
     console.say(f"{path}: {removed} removed")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,12 @@ from builder.errors import InputError, Mark, Problem
 from builder.host.named_file import read_named
 
 _MAX_VALUES = 500_000  # what aliases may unfold to
+_MAX_DEPTH = 50  # lists and mappings within each other; what reads them calls itself for each
+_HALF = (
+    "half a character (a surrogate without the other)",
+    "write the character itself, or \\U and its eight hex digits",
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -163,6 +170,8 @@ class _Builder:
             return self.complain(node, "an alias that contains itself")
         if len(self.marks) > _MAX_VALUES:
             raise InputError(Problem(message="aliases unfold to too many values", mark=node_mark(self.path, node)))
+        if len(path) > _MAX_DEPTH:
+            raise InputError(Problem(message="nested too deeply", mark=node_mark(self.path, node)))
         self.open.add(id(node))
         value = self.construct(node, path)
         self.open.discard(id(node))
@@ -174,6 +183,8 @@ class _Builder:
             return [self.item(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, MappingNode) and kind == "map":
             return dict(self.entries(node, path))
+        if isinstance(node, ScalarNode) and _SURROGATE.search(node.value):
+            return self.complain(node, *_HALF)
         try:
             return scalar(kind, node.value) if isinstance(node, ScalarNode) else self.unknown_tag(node)
         except KeyError:
@@ -191,6 +202,8 @@ class _Builder:
             mark = node_mark(self.path, key)
             if not isinstance(key, ScalarNode):
                 self.complain(key, "a key must be text", hint='a value that starts with {{ needs quotes: "{{ name }}"')
+            elif _SURROGATE.search(key.value):
+                self.complain(key, *_HALF)
             elif key.value in seen:
                 self.complain(key, f"key '{key.value}' is given twice; the first is in line {seen[key.value]}")
             elif key.value == "<<" and not key.style:
@@ -204,5 +217,5 @@ class _Builder:
         tag = node.tag.replace(TAG, "!!")
         self.complain(node, f"unknown tag {tag}", hint="put the value in quotes if it starts with !")
 
-    def complain(self, node: Node, message: str, *, hint: str = "") -> None:
+    def complain(self, node: Node, message: str, hint: str = "") -> None:
         self.problems.append(Problem(message=message, mark=node_mark(self.path, node), hint=hint))

@@ -279,7 +279,7 @@ def _misread(annotation: Any, value: object, path: YamlPath) -> Iterator[tuple[Y
 
 def _misread_branches(branches: Sequence[Any], value: object, path: YamlPath) -> Iterator[tuple[YamlPath, str]]:
     if isinstance(value, dict | list):
-        if len(branches) == 1 or all(branch is type(None) for branch in branches[1:]):
+        if len(branches) == 1 or (branches and all(branch is type(None) for branch in branches[1:])):
             yield from _misread(branches[0], value, path)
         return
     wanted = [branch for branch in branches if branch is not type(None)]

@@ -26,11 +26,12 @@ from builder.errors import InputError, Mark, Problem
 
 TAG = "tag:yaml.org,2002:"
 _LARGE = 100_000  # characters from which speed counts: an inventory of some 600 nodes
+_BOUND = "{1,80}"  # Python prints no number of thousands of digits
 _NUMBER = r"(0|[1-9][0-9]{0,99})"
 _PLAIN = (  # core schema: tag, what a plain scalar looks like
     ("null", re.compile(r"|~|null|Null|NULL")),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
-    ("int", re.compile(rf"[-+]?{_NUMBER}|0o[0-7]+|0x[0-9a-fA-F]+")),
+    ("int", re.compile(rf"[-+]?{_NUMBER}|0o[0-7]{_BOUND}|0x[0-9a-fA-F]{_BOUND}")),
     ("float", re.compile(rf"[-+]?({_NUMBER}(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")),
     ("float", re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")),
 )

@@ -18,7 +18,8 @@ from typing import Any
 
 from builder import console
 from builder.console import size as readable
-from builder.errors import HostError
+from builder.console import warn
+from builder.errors import HostError, InputError
 from builder.host.confine import resolve_in
 from builder.host.dirmode import is_open, let_in
 from builder.host.files import sync
@@ -32,13 +33,13 @@ from builder.image.compress import Compression, compress
 from builder.image.ext4_write import Ext4, measure, select, size_for, write_ext4
 from builder.image.fat_write import Fat, write_fat
 from builder.image.identify import BootFiles, boot_files
+from builder.image.manifest import MANIFEST, read_manifest
 from builder.image.partitions import MIB, DiskSpec, Layout, make_id32, make_layout, make_uuid, write_partition_table
 from builder.image.spdx import Checksums, Subject, make_sbom
 from builder.run import CommandError
 
 _VERSION = 1  # raised when the same request gives other files
 _SUMS = "SHA256SUMS"
-_MANIFEST = "manifest.json"
 _DIGITS = 12
 _NEARLY_NOTHING = MIB
 
@@ -111,9 +112,9 @@ def find_published(request: PublishRequest) -> Published | None:
     identity = request.identity
     if not identity:
         return None
-    for manifest in sorted((request.output / request.name).glob(f"[0-9a-f]*/{_MANIFEST}")):
-        found = _read(manifest.parent)
-        if found and json.loads(manifest.read_text())["identity"] == identity:
+    for manifest in sorted((request.output / request.name).glob(f"[0-9a-f]*/{MANIFEST}")):
+        found = _read(manifest.parent, identity)
+        if found:
             return found
     return None
 
@@ -200,8 +201,8 @@ def _add_products(request: PublishRequest, result: Path, layout: Layout) -> str:
         (result / name).write_text(text)
     sums |= {path.name: file_digest(path) for path in (*packed, *(result / name for name in texts))}
     facts = _facts(request, layout, result, sums)
-    (result / _MANIFEST).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
-    sums[_MANIFEST] = file_digest(result / _MANIFEST)
+    (result / MANIFEST).write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    sums[MANIFEST] = file_digest(result / MANIFEST)
     (result / _SUMS).write_text("".join(f"{sum_}  {name}\n" for name, sum_ in sorted(sums.items())))
     return digest
 
@@ -224,13 +225,13 @@ def _place(request: PublishRequest, result: Path, digest: str) -> Published:
     """Give the result its final name; one that is there, whole and equal, stays."""
     final = request.output / request.name / digest[:_DIGITS]
     if final.exists():
-        kept = _read(final)
-        if kept and json.loads((final / _MANIFEST).read_text())["identity"] == request.identity:
+        kept = _read(final, request.identity)
+        if kept:
             return kept
         final.rename(result.parent / "replaced")
     result.rename(final)
     sync(final.parent)
-    placed = _read(final)
+    placed = _read(final, request.identity)
     if placed is None:
         raise HostError(f"{final}: what was just written is not whole", hint="is something else writing there?")
     return Published(
@@ -238,18 +239,22 @@ def _place(request: PublishRequest, result: Path, digest: str) -> Published:
     )
 
 
-def _read(directory: Path) -> Published | None:
-    """Return a published directory if every file of its manifest is there in its size."""
-    manifest = directory / _MANIFEST
-    if not manifest.is_file() or not (directory / _SUMS).is_file() or not is_open(directory):
+def _read(directory: Path, identity: str) -> Published | None:
+    """Return a published directory of an identity if every file of its manifest is there in its size."""
+    if not (directory / MANIFEST).is_file() or not (directory / _SUMS).is_file() or not is_open(directory):
         return None  # one of another umask holds an image with the wrong modes
-    facts = json.loads(manifest.read_text())
-    files = {name: int(file["size"]) for name, file in facts["files"].items()}
-    for name, size in files.items():
+    try:
+        kept = read_manifest(directory)
+    except InputError as error:
+        warn(error.message)
+        return None
+    if kept.identity != identity:
+        return None
+    for name, size in kept.files.items():
         if not (directory / name).is_file() or (directory / name).stat().st_size != size:
             return None
-    image = directory / facts["image"]
-    return Published(directory=directory, image=image, digest=facts["sha256"], files=files, reused=True)
+    image = directory / kept.image
+    return Published(directory=directory, image=image, digest=kept.sha256, files=dict(kept.files), reused=True)
 
 
 def _point_latest(home: Path, directory: Path) -> None:

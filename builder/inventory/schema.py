@@ -24,7 +24,7 @@ class K3s(Written):
 
     volume: str = Field(
         default="none",
-        pattern=r"^(none|[1-9][0-9]*[MGT]|(LABEL|UUID|PARTUUID|PARTLABEL)=[A-Za-z0-9._-]+|/dev/[A-Za-z0-9._/-]+)$",
+        pattern=r"^(none|[1-9][0-9]{0,5}[MGT]|(LABEL|UUID|PARTUUID|PARTLABEL)=[A-Za-z0-9._-]+|/dev/[A-Za-z0-9._/-]+)$",
         description="ext4 at /var/lib/rancher: none, a size (8G: a file of the node's own), or a disk (LABEL=k3s)",
     )
     config: dict[str, str | int | bool | list[str]] = Field(
@@ -46,7 +46,7 @@ class Metrics(Written):
     )
     ca: str | None = Field(default=None, description="certificates that sign the store's, a file beside this one")
     interval: str = Field(
-        default="60s", pattern=r"[1-9][0-9]*[sm]", description="between two samples of everything but the heartbeat"
+        default="60s", pattern=r"[1-9][0-9]{0,5}[sm]", description="between two samples of everything but the heartbeat"
     )
     rate: int = Field(default=0, ge=0, description="bytes a second that a backlog may take of the uplink; 0: all of it")
 
@@ -118,7 +118,7 @@ class Dhcp(Written):
 
     server: Literal["isc-dhcp", "dnsmasq", "kea"] = "isc-dhcp"
     lease: str = Field(
-        default="infinite", pattern=r"infinite|[1-9][0-9]*[smhd]", description="of the reservations: 12h"
+        default="infinite", pattern=r"infinite|[1-9][0-9]{0,5}[smhd]", description="of the reservations: 12h"
     )
 
 
@@ -138,7 +138,7 @@ class StagingWindow(Written):
     """When nodes may begin to fetch a new version of a model, each at a moment of its own."""
 
     start: str = Field(default="01:00", pattern=r"([01][0-9]|2[0-3]):[0-5][0-9]", description="time of day on the node")
-    length: str = Field(default="4h", pattern=r"[1-9][0-9]*[mh]", description="how long it is: 30m, 4h")
+    length: str = Field(default="4h", pattern=r"[1-9][0-9]{0,5}[mh]", description="how long it is: 30m, 4h")
 
 
 class Models(Written):
@@ -146,7 +146,9 @@ class Models(Written):
 
     store: str = Field(pattern=r"https?://[^\s?#]+", description="address at which a web server has the store")
     window: StagingWindow = StagingWindow()
-    limit: str | None = Field(default=None, pattern=r"[1-9][0-9]*[KM]?", description="bytes per second and node: 500K")
+    limit: str | None = Field(
+        default=None, pattern=r"[1-9][0-9]{0,11}[KM]?", description="bytes per second and node: 500K"
+    )
     signed: bool = Field(default=True, description="whether a version has to be signed")
     signers: list[str] = Field(
         default=[], description="public ssh keys that may sign, beside the one the login node opens nodes with"

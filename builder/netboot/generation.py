@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from builder.host.hashing import file_digest
 from builder.image.attach import Method
 from builder.image.capabilities import capable_files
 from builder.image.ingest import ingest, looked_into
+from builder.image.manifest import MANIFEST, read_manifest
+from builder.image.passwd import parse_id
 from builder.netboot.layout import Netboot
 from builder.run import CommandError, find_tool, run
 
-_ID = re.compile(r"[0-9]{1,10}")  # NIS lines (`+::::::`) and damaged ones name nobody
 DIGITS = 12  # of an image's sha256, as in output/NAME/DIGEST
 
 
@@ -79,8 +79,11 @@ class Generation:
     def users(self) -> dict[str, User]:
         """Return the people of its passwd: root, and whoever has a user number from 1000 on."""
         rows = [line.split(":") for line in self.read("/etc/passwd").splitlines()]
-        whole = [row for row in rows if len(row) > 6 and all(_ID.fullmatch(row[at]) for at in (2, 3))]  # noqa: PLR2004 - passwd(5)
-        found = [User(name=row[0], uid=int(row[2]), gid=int(row[3]), home=row[5]) for row in whole]
+        found = [
+            User(name=row[0], uid=uid, gid=gid, home=row[5])
+            for row in rows
+            if len(row) > 6 and (uid := parse_id(row[2])) is not None and (gid := parse_id(row[3])) is not None  # noqa: PLR2004 - passwd(5)
+        ]
         return {user.name: user for user in found if user.uid == 0 or 1000 <= user.uid < 60000}  # noqa: PLR2004 - policy 9.2.2
 
 
@@ -91,9 +94,13 @@ def find_image(given: Path | None, image: str, beside: Path) -> ImageFile:
     """
     places = [given] if given else [directory / "output" / image / "latest" for directory in (beside, Path())]
     for place in places:
-        if place.is_dir() and (place / "manifest.json").is_file():
-            facts: dict[str, Any] = json.loads((place / "manifest.json").read_text())
-            return ImageFile(path=place.resolve() / facts["image"], sha256=facts["sha256"])
+        if place.is_dir() and (place / MANIFEST).is_file():
+            published = read_manifest(place)
+            image_file = place.resolve() / published.image
+            if not image_file.is_file():
+                hint = "build the image again, or copy the whole directory again"
+                raise InputError(Problem(message=f"{image_file}: no such file; {MANIFEST} names it", hint=hint))
+            return ImageFile(path=image_file, sha256=published.sha256)
         if place.is_file():
             return ImageFile(path=place.resolve(), sha256=file_digest(place))
     looked = " nor ".join(str(place) for place in places)

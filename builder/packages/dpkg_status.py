@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 STATUS = "/var/lib/dpkg/status"
+_SIZE = re.compile(r"[0-9]{1,12}")  # KiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,7 @@ def parse_status(text: str) -> tuple[Package, ...]:
                 name=name,
                 version=version,
                 architecture=fields.get("architecture", ""),
-                size=int(fields.get("installed-size", "0")) * 1024
-                if fields.get("installed-size", "0").isdecimal()
-                else 0,
+                size=int(fields["installed-size"]) * 1024 if _SIZE.fullmatch(fields.get("installed-size", "")) else 0,
                 source=source[1] if source else name,
                 source_version=(source[2] if source else None) or version,
                 state=state[0],

@@ -9,7 +9,7 @@ from builder.image.filesystem import FileSystem
 from builder.image.open import Image, Partition
 from builder.verify.finding import Finding
 
-_NUMBERED = re.compile(r"/dev/(?:mmcblk\d+p|nvme\d+n\d+p|[sv]d[a-z])(\d+)")
+_NUMBERED = re.compile(r"/dev/(?:mmcblk\d+p|nvme\d+n\d+p|[sv]d[a-z])(\d{1,4})")
 _TAGS = ("PARTUUID", "UUID", "LABEL")
 _ELF_ARM64 = 183  # e_machine, elf.h: EM_AARCH64
 _FSTAB_FIELDS = 3

@@ -11,7 +11,8 @@ from typing import Any
 from builder.image.filesystem import Entry, FileSystem
 from builder.image.open import Image
 from builder.packages.dpkg_status import Package
-from builder.verify.inspect import packages_of, printable, text_of, units_of
+from builder.printable import one_line
+from builder.verify.inspect import packages_of, text_of, units_of
 
 _BOOT_TEXTS = ("/config.txt", "/cmdline.txt", "/usercfg.txt", "/syscfg.txt", "/tryboot.txt")
 _IN_MEMORY = 16 << 20  # bytes up to which two files are compared as a whole; hashing is slower
@@ -212,7 +213,7 @@ def render(changes: ImageDiff) -> list[str]:
     lines = []
     for title, body in sections:
         if body:
-            lines += [f"{title} ({len(body)})", *(f"  {printable(line)}" for line in body[:_FILES_SHOWN])]
+            lines += [f"{title} ({len(body)})", *(f"  {one_line(line)}" for line in body[:_FILES_SHOWN])]
             if len(body) > _FILES_SHOWN:
                 lines.append(f"  … and {len(body) - _FILES_SHOWN} more; --json has them all")
     return lines

@@ -14,7 +14,9 @@ from builder.firmware.simulate import PI5_ORDER
 from builder.image.filesystem import FileSystem
 from builder.image.kernel import read_kernel
 from builder.image.open import Image, Partition
+from builder.image.passwd import parse_id
 from builder.packages.dpkg_status import STATUS, Package, parse_status
+from builder.printable import one_line
 from builder.verify.boot_chain import boards_of, load_all
 from builder.verify.boot_chain_root import passwords_of
 
@@ -205,7 +207,7 @@ def _users(root: FileSystem) -> tuple[User, ...]:
         users.append(
             User(
                 name=fields[0],
-                uid=int(fields[2]) if fields[2].isdecimal() else -1,
+                uid=-1 if (uid := parse_id(fields[2])) is None else uid,
                 shell=fields[6] or "/bin/sh",
                 password=passwords.get(fields[0], "locked"),
                 keys=sum(1 for key in keys if key.strip() and not key.startswith("#")),
@@ -270,10 +272,4 @@ def render(found: Inspection) -> list[str]:
     """Return the inspection as lines for people."""
     table = rows(found)
     width = max(len(what) for what, _ in table)
-    return [printable(f"{what:<{width}}  {value}") for what, value in table]
-
-
-def printable(text: str) -> str:
-    """Return a text that any terminal takes: bytes of names that are no UTF-8, and control characters, as escapes."""
-    plain = text.encode(errors="backslashreplace").decode()
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in plain)
+    return [one_line(f"{what:<{width}}  {value}") for what, value in table]

@@ -320,3 +320,19 @@ def test_what_needs_a_directory_that_nodes_boot_from_begins_none(tmp_path: Path,
     assert isinstance(said.exception, InputError)
     assert f"nothing was exploded into {other}" in str(said.exception)
     assert not other.exists()
+
+
+def test_a_name_that_a_node_wrote_gives_the_terminal_no_order(lab: Lab) -> None:
+    """A line feed and what should follow, an order to the terminal, bytes that are no text: below roots and tftp."""
+    name = b"x\x1b]0;mine\x07\nstate  all is well\xff\r\x9b2J"
+    for home in ("roots", "tftp/boot"):
+        Path(os.fsdecode(os.fsencode(lab.dest / home / "yellow3") + b"/" + name)).mkdir()
+    shown = r"x\x1b]0;mine\x07\nstate  all is well\xff\r"
+    ended = pibuild(lab, "node", "gc", "--keep-days", "0", "-n")
+    assert ended.returncode == 0
+    assert ended.stdout.count(shown) == 2
+    removed = pibuild(lab, "node", "remove", "yellow3")
+    assert removed.returncode == 0
+    assert shown in removed.stderr
+    for text in (ended.stdout, removed.stderr):
+        assert not set(text) - {"\n"} & set(map(chr, (*range(32), *range(127, 160))))

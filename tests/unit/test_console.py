@@ -47,8 +47,18 @@ def test_a_table_without_rows_says_so_in_words(capsys: pytest.CaptureFixture[str
 
 
 def test_nothing_printed_gives_the_terminal_an_order(capsys: pytest.CaptureFixture[str]) -> None:
-    console.say("a node called \x1b]0;mine\x07 \x1b[2J\x9b2J\ttab\nnext")
-    assert capsys.readouterr().out == "a node called ]0;mine [2J2J\ttab\nnext\n"
+    hostile = "\x1b]0;mine\x07 \x1b[2J\x9b2J\ttab\nnext\r\u202egpj.exe\udc80\ud800\u2028ü"
+    escaped = r"\x1b]0;mine\x07 \x1b[2J\x9b2J" + "\ttab\nnext" + r"\r\u202egpj.exe\x80\ud800\u2028ü"
+    console.say(hostile)
+    console.note(hostile)
+    console.warn(hostile)
+    console.fail(HostError(hostile))
+    shown = capsys.readouterr()
+    assert shown.out == f"{escaped}\n"
+    assert shown.err == f"{escaped}\nwarning: {escaped}\nerror: {escaped}\n"
+    console.print_table(Table(columns=("path", "why"), empty="none"), [(Path(hostile), "x"), ("a\nb", "\x1b[1m")])
+    path = escaped.replace("\t", r"\t").replace("\n", r"\n")
+    assert capsys.readouterr().out == f"{'path':{len(path)}}  why\n{path}  x\n{'a b':{len(path)}}  \\x1b[1m\n"
 
 
 @pytest.mark.tools

@@ -11,9 +11,10 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from builder.documents.spelling import did_you_mean
 from builder.errors import Problem
 from builder.host.confine import exists
+from builder.image.passwd import parse_id
 from builder.recipe.steps.base import Place
 
-_NAME = r"([a-z_][a-z0-9_-]*\$?|[0-9]+)"
+_NAME = r"([a-z_][a-z0-9_-]*\$?|[0-9]{1,10})"
 _OWNER = re.compile(rf"{_NAME}:{_NAME}")
 _MODE = re.compile(r"[0-7]{3,4}")
 _OCTAL_DIGITS = re.compile(r"[0-7]{1,4}")
@@ -31,7 +32,8 @@ def _mode(value: object) -> str:
 
 
 def _owner(value: str) -> str:
-    if not _OWNER.fullmatch(value):
+    numbers = [name for name in value.split(":") if name[:1].isdigit()]
+    if not _OWNER.fullmatch(value) or any(parse_id(number) is None for number in numbers):
         raise ValueError(f"'{value}' is not an owner and a group\nhint: write 'user:group', such as 'root:root'")
     return value
 

@@ -18,6 +18,7 @@ from typing import IO
 from builder.documents.spelling import did_you_mean
 from builder.errors import Mark, StepError
 from builder.host.confine import resolve_in
+from builder.image.passwd import parse_id
 from builder.recipe.steps.base import Place, Target
 
 ROOT_OWNER = (0, 0)
@@ -142,15 +143,19 @@ class RootFiles:
             yield from (f"/{entry.name}" for entry in place.iterdir() if fnmatch.fnmatchcase(entry.name, part))
 
     def _id(self, file: str, what: str, name: str) -> int:
-        if name.isdigit():
-            return int(name)
+        number = parse_id(name)
+        if number is not None:
+            return number
         entries = [line.split(":") for line in (self.read(file) or b"").decode(errors="replace").splitlines()]
         ids = {entry[0]: entry[2] for entry in entries if len(entry) > 2}  # noqa: PLR2004 - name:password:id
         if name not in ids:
             near = did_you_mean(name, ids).removeprefix("; ")
             hint = near or "a package or a user step before this one has to bring it"
             raise self.error(f"the root has no {what} '{name}' ({file})", hint=hint)
-        return int(ids[name])
+        known = parse_id(ids[name])
+        if known is None:
+            raise self.error(f"{file} gives the {what} '{name}' no number")
+        return known
 
     def _place(self, path: str) -> Path:
         place = self.resolve(path, follow=False)

@@ -126,7 +126,7 @@ class UserStep(Step):
             raise files.error(f"user: {self.name} was not created")
         keys = [line.strip() for line in self._keys(at) if line.strip()]
         if keys:
-            _write_keys(files, keys, home=entry[5], owner=(int(entry[2]), int(entry[3])))
+            _write_keys(files, keys, home=entry[5], owner=files.owner(f"{self.name}:{entry[3]}"))
         self._write_sudo(files)
 
     def _useradd(self, files: RootFiles) -> list[str]:
@@ -172,4 +172,5 @@ def _write_keys(files: RootFiles, keys: list[str], *, home: str, owner: tuple[in
 def _entries(files: RootFiles, path: str) -> dict[str, list[str]]:
     """Return an account file's entries (passwd(5), group(5)) by name."""
     lines = (files.read(path) or b"").decode(errors="replace").splitlines()
-    return {line.split(":")[0]: line.split(":") for line in lines if ":" in line}
+    separators = 6 if path.endswith("passwd") else 3  # fewer are a damaged line, or NIS's
+    return {line.split(":")[0]: line.split(":") for line in lines if line.count(":") >= separators}

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from builder.image.open import open_image
-from builder.verify.inspect import Inspection, User, inspect, printable, render, rows, to_dict
-from tests.images import DEBIAN, MIB, RASPIOS, VERSION, Layout, make_image
+from builder.verify.boot_chain import check_boot_chain
+from builder.verify.inspect import Inspection, User, inspect, render, rows, to_dict
+from tests.images import DEBIAN, MIB, RASPIOS, VERSION, Layout, Link, make_image
 
 pytestmark = pytest.mark.tools
 
@@ -84,5 +85,20 @@ def test_a_system_of_almost_nothing(tmp_path: Path) -> None:
     assert ("system", "unknown") in rows(found)
 
 
-def test_printable() -> None:
-    assert printable("a\udcffb\x1b[2Jü") == "a\\udcffb\\x1b[2Jü"
+def test_numbers_that_an_image_makes_up_count_as_none(tmp_path: Path) -> None:
+    """`root=` of a partition, a user's number, a package's size: of 5,000 digits, or digits of another script."""
+    digits = b"9" * 5000
+    made_up: dict[str, bytes | Link] = {
+        "etc/passwd": b"root:x:0:0::/root:/bin/sh\n"
+        b"a:x:%s:1::/:/bin/sh\nb:x:\xc2\xb2:1::/:/bin/sh\n+::::::/bin/sh\n" % digits,
+        "etc/fstab": b"/dev/mmcblk0p%s / ext4 defaults 0 1\n" % digits,
+        "var/lib/dpkg/status": b"Package: x\nStatus: install ok installed\nVersion: 1\nInstalled-Size: %s\n" % digits,
+    }
+    boot = {**DEBIAN.boot, "cmdline.txt": b"root=/dev/mmcblk0p%s rootwait\n" % digits}
+    with open_image(
+        make_image(tmp_path / "a.img", replace(DEBIAN, root={**DEBIAN.root, **made_up}, boot=boot))
+    ) as image:
+        found = inspect(image)
+        assert [(user.name, user.uid) for user in found.users] == [("root", 0), ("a", -1), ("b", -1), ("+", -1)]
+        assert [(package.name, package.size) for package in found.packages] == [("x", 0)]
+        assert not all(finding.ok for finding in check_boot_chain(image))
