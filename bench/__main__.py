@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from bench import boot, builds, emulation, explode, peers
+from bench import boot, builds, emulation, explode, peers, start
 from bench.builds import Bench
 from bench.results import COLUMNS, Result
 from builder import __version__, console
@@ -25,7 +25,9 @@ Benchmark = Callable[[Bench], Iterable[Result]]
 # in the order they run: cold first, as the others take what it leaves in the cache
 ALWAYS: dict[str, Benchmark] = {
     "cold": builds.cold,
+    "start": start.start,
     "unchanged": builds.unchanged,
+    "resolving": start.resolving,
     "parts": builds.parts,
     "last-layer": builds.last_layer,
     "publish": builds.publish,

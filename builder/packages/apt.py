@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from builder import console
 from builder.errors import FetchError, StepError
 from builder.host.cache import Cache, read_json, write_json
 from builder.host.hashing import digest_of, file_digest
+from builder.packages.closure import Lists
 from builder.packages.current import is_current, note_current
 from builder.packages.machine import asked
 from builder.packages.source import Source, list_name
@@ -26,7 +28,6 @@ from builder.run import Completed, find_tool, run
 
 _LISTS = 2  # raised when the lists are kept in another form
 _INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
-_PACKAGE = re.compile(rb"^Package: (\S+)$", re.MULTILINE)
 _REMOVE = re.compile(r"^Remv (?P<name>\S+)")
 # what a machine's own configuration says of the way to an archive (apt.conf(5), apt-transport-http(1))
 _WAY = re.compile(r"Acquire::((http|https|ftp)::([^ ]+::)?(Proxy|Proxy-Auto-Detect|CaInfo|CaPath)|ForceIPv[46]) .*;")
@@ -103,7 +104,7 @@ class Apt:
         os.utime(self.directory)  # used now: gc keeps it
         (self.directory / "status").write_text("")
         (self.directory / "pibuild.sources").write_text(self._text)
-        (self.directory / "apt.conf").write_text(self._configuration() + self._ways())
+        (self.directory / "apt.conf").write_text(self._configuration(self.directory) + self._ways())
         if self.access != "current" and any((self.directory / "lists").glob("*Packages*")):
             return
         if self.access == "offline":
@@ -146,20 +147,46 @@ class Apt:
         return answer
 
     def _ask(self, request: Request, status: str) -> Resolution:
-        (self.directory / "status").write_text(status)
-        words = [*request.install, *(f"{name}-" for name in request.remove)]
-        options = ["-o", f"APT::Install-Recommends={'true' if request.recommends else 'false'}"]
-        if request.suite:
-            options += ["-o", f"APT::Default-Release={request.suite}"]
-        done = self._apt("apt-get", ["install", "--simulate", "-y", "-q", *options, *words], check=False)
+        done = self._simulate_cut(request, status)
+        if done is None:
+            done = self._simulate(self.directory, request, status)
         if done.returncode != 0:
             said = "\n".join(line for line in (done.stderr + done.stdout).splitlines() if line.strip())[-1500:]
             raise StepError(
-                f"packages cannot be resolved: {' '.join(words)}\n{said}", hint="check the names and the sources"
+                f"packages cannot be resolved: {' '.join(_words(request))}\n{said}",
+                hint="check the names and the sources",
             )
         wanted = [(m["name"].split(":")[0], m["version"]) for m in map(_INSTALL.match, done.stdout.splitlines()) if m]
         removes = tuple(m["name"].split(":")[0] for m in map(_REMOVE.match, done.stdout.splitlines()) if m)
         return Resolution(debs=tuple(self._describe(wanted)), removes=removes, suite=request.suite)
+
+    def _simulate_cut(self, request: Request, status: str) -> Completed | None:
+        """Ask with what can matter of the lists alone; None for a question that all of them have to answer.
+
+        What cannot be met is said of the whole archive, and the order in which packages go depends on all of it.
+        """
+        if request.remove or not self._listed.can_be_cut(request.install):
+            return None
+        with self.cache.scratch("resolve") as place:
+            for name in ("lists/partial", "cache"):
+                (place / name).mkdir(parents=True)
+            (place / "pibuild.sources").write_text(self._text)
+            (place / "apt.conf").write_text(self._configuration(place))
+            for path in (self.directory / "lists").glob("*Release*"):
+                shutil.copy2(path, place / "lists")
+            for path, text in self._listed.cut(request.install, status, recommends=request.recommends).items():
+                (place / "lists" / path.name).write_bytes(text)
+            done = self._simulate(place, request, status)
+        removes = any(map(_REMOVE.match, done.stdout.splitlines()))
+        return None if done.returncode != 0 or removes else done
+
+    def _simulate(self, directory: Path, request: Request, status: str) -> Completed:
+        (directory / "status").write_text(status)
+        options = ["-o", f"APT::Install-Recommends={'true' if request.recommends else 'false'}"]
+        if request.suite:
+            options += ["-o", f"APT::Default-Release={request.suite}"]
+        words = ["install", "--simulate", "-y", "-q", *options, *_words(request)]
+        return self._apt("apt-get", words, directory=directory, check=False)
 
     def has(self, suite: str, deb: Deb, *, source: Source | None = None) -> bool:
         """Return whether a suite (of one source, else of any) lists a package in that version."""
@@ -175,23 +202,16 @@ class Apt:
     def _describe(self, wanted: Sequence[tuple[str, str]]) -> list[Deb]:
         found: dict[tuple[str, str], Deb] = {}
         for name in {name for name, _ in wanted}:
-            for stanza in self._listed.get(name, ()):
+            for stanza in self._listed.stanzas(name):
                 deb = parse_deb(stanza.decode())
                 if deb is not None:
                     found.setdefault((deb.name, deb.version), deb)
         return [found[key] for key in sorted(set(wanted))]
 
     @cached_property
-    def _listed(self) -> dict[str, list[bytes]]:
-        """The stanzas of the package lists by name. apt-cache would build its caches anew for every question."""
-        found: dict[str, list[bytes]] = {}
-        for path in sorted((self.directory / "lists").glob("*_Packages")):
-            text = path.read_bytes()
-            begins = [(match.start(), match[1].decode()) for match in _PACKAGE.finditer(text)]
-            ends = [*(begin for begin, _ in begins[1:]), len(text)]
-            for (begin, name), end in zip(begins, ends, strict=True):
-                found.setdefault(name, []).append(text[begin:end])
-        return found
+    def _listed(self) -> Lists:
+        """The package lists. apt-cache would build its caches anew for every question."""
+        return Lists(sorted((self.directory / "lists").glob("*_Packages")))
 
     def download(self, debs: Iterable[Deb]) -> None:
         """Bring package files into the shared archives, verified. Present ones are not fetched again.
@@ -231,8 +251,7 @@ class Apt:
                     )
                 fetched.rename(self.cache.archives / deb.archive_name)
 
-    def _configuration(self) -> str:
-        directory = self.directory
+    def _configuration(self, directory: Path) -> str:
         lines = (
             'Dir::Etc::main "/dev/null";',
             'Dir::Etc::parts "/dev/null";',
@@ -271,10 +290,23 @@ class Apt:
         said = asked(self.cache, "apt-config", ["dump"])
         return "".join(f"{line}\n" for line in said.splitlines() if _WAY.fullmatch(line))
 
-    def _apt(self, tool: str, words: Sequence[str], *, cwd: Path | None = None, check: bool = True) -> Completed:
+    def _apt(
+        self,
+        tool: str,
+        words: Sequence[str],
+        *,
+        directory: Path | None = None,
+        cwd: Path | None = None,
+        check: bool = True,
+    ) -> Completed:
         # read first of all, so that it can say that no other is read (apt.conf(5))
-        env = {"APT_CONFIG": str(self.directory / "apt.conf")}
+        env = {"APT_CONFIG": str((directory or self.directory) / "apt.conf")}
         return run([find_tool(tool, package="apt"), *words], cwd=cwd, env=env, check=check)
+
+
+def _words(request: Request) -> list[str]:
+    """Return the packages of a request as apt is told them."""
+    return [*request.install, *(f"{name}-" for name in request.remove)]
 
 
 def _bytes_in(directory: Path) -> int:

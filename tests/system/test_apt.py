@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from builder.build import lock
-from builder.errors import FetchError
+from builder.errors import FetchError, StepError
 from builder.host.cache import Cache
-from builder.packages.apt import Apt, Request
+from builder.packages.apt import Apt, Request, _installed_stanza
 from builder.recipe.load import load_recipe
 from builder.run import run
 from tests.archive import Archive
@@ -157,3 +157,46 @@ def test_lists_that_are_still_served_cost_one_request_a_release_file(archive: Ar
         assert (asked[0], all(asked[1:]), len(asked) > 1) == (False, True, True)
         assert versions(apt, "extra") == {"extra": "9"}
         assert update({}) == [False]
+
+
+TANGLED = {
+    "base": ("1", "libc"),
+    "libc": ("1", ""),
+    "app": ("1", "mail-agent | quiet, lib (>= 2)"),
+    "lib": ("2", "either | or-else"),
+    "either": ("1", "nowhere"),
+    "or-else": ("1", ""),
+    "quiet": ("1", "libc"),
+    "exim": ("4", "libc\nProvides: mail-agent\nConflicts: postfix"),
+    "postfix": ("3", "libc\nProvides: mail-agent\nConflicts: exim\nRecommends: docs"),
+    "docs": ("1", "viewer | pager"),
+    "pager": ("1", ""),
+    "broken": ("1", "nowhere"),
+    "old": ("1", "lib\nBreaks: or-else"),
+}
+QUESTIONS = [
+    *(Request(install=(name,), recommends=recommends) for name in TANGLED for recommends in (False, True)),
+    Request(install=("app", "postfix"), recommends=True),
+    Request(install=("app",), remove=("libc",)),
+    Request(install=("app", "exim"), suite="trixie-backports"),
+    Request(install=("exim", "postfix")),
+]
+
+
+def test_lists_that_were_cut_down_give_the_answers_of_all_lists(archive: Archive, cache: Cache) -> None:
+    archive.write("trixie", TANGLED)
+    archive.write("trixie-backports", {"lib": ("3", "quiet"), "exim": ("5", "lib (>= 3)")}, backports=True)
+    apt = Apt(cache, [archive.source("trixie", "trixie-backports")], "arm64")
+    apt.update()
+    installed = list(apt.resolve(Request(install=("base", "postfix"))).debs)
+    status = "".join(f"{_installed_stanza(deb.control)}\n\n" for deb in installed)
+    answered = 0
+    for question in QUESTIONS:
+        for there in ("", status):
+            cut, full = apt._simulate_cut(question, there), apt._simulate(apt.directory, question, there)
+            assert cut is None or (cut.returncode, cut.stdout) == (full.returncode, full.stdout)
+            assert (cut is None) == (bool(question.remove) or full.returncode != 0 or "\nRemv " in full.stdout)
+            answered += cut is not None
+    assert answered > 30
+    with pytest.raises(StepError, match="nowhere"):
+        apt.resolve(Request(install=("broken",)))

@@ -13,6 +13,7 @@ from bench.__main__ import ALWAYS, results
 from bench.builds import Bench, phases, shares
 from bench.measure import measure, occupied
 from bench.results import COLUMNS, Result, ratio
+from bench.start import start
 from builder.errors import HostError, PibuildError
 from builder.inventory.load import load_inventory
 from builder.run import spawn
@@ -29,7 +30,7 @@ assert arguments[0] == "build" and pathlib.Path(arguments[1]).is_file()
 (pathlib.Path(arguments[arguments.index("--output") + 1]) / "bench/latest").mkdir(parents=True, exist_ok=True)
 print('''{REPORT}''')
 """
-BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet", "boot"})
+BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet", "boot", "start", "resolving"})
 
 
 @pytest.fixture
@@ -64,6 +65,14 @@ def test_every_benchmark_of_builds_has_its_rows(bench: Bench) -> None:
     assert [row.name for row in rows][:3] == ["cold build", "no-change build", "in the image: base"]
     assert [row.name for row in rows][-2:] == ["disk: cache", "disk: published images"]
     assert all(row.seconds is not None or row.disk is not None for row in rows)
+
+
+@pytest.mark.tools
+def test_starts_are_measured_beside_the_interpreter_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.start._TIMES", 1)
+    rows = list(start(Bench(directory=tmp_path, recipe=Path("recipes/golden.yaml"))))
+    assert [row.name for row in rows][::4] == ["python -c pass", "pibuild services diff"]
+    assert all(row.cpu is not None and row.cpu > 0 for row in rows)
 
 
 @pytest.mark.tools

@@ -90,7 +90,7 @@ def test_every_set_of_sources_has_lists_of_its_own(tmp_path: Path) -> None:
 
 def test_apt_looks_at_nothing_of_the_machine_s_packages(tmp_path: Path) -> None:
     apt = Apt(Cache(tmp_path), [SOURCE], "arm64")
-    told = apt._configuration()
+    told = apt._configuration(apt.directory)
     assert f'Dir::State::status "{apt.directory}/status";' in told
     assert f'Dir::Etc::SourceList "{apt.directory}/pibuild.sources";' in told
     assert 'Dir::Etc::SourceParts "/dev/null";' in told
