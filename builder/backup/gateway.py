@@ -152,7 +152,7 @@ def certificate(inventory: Inventory, netboot: Netboot) -> bytes:
     made, key = backup_ca(netboot), backup_ca(netboot).with_name("backup-ca.key")
     said = run([openssl, "x509", "-noout", f"-check{kind}", host, "-in", made], check=False).stdout
     if "does match" not in said:
-        with netboot.scratch() as scratch:
+        with netboot.scratch(netboot.state) as scratch:
             words: list[str | Path] = [
                 openssl,
                 "req",

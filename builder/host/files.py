@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 from pathlib import Path
@@ -18,13 +17,7 @@ def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | No
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    try:
-        new.replace(path)
-    except OSError as error:
-        if by_way_of is None or error.errno != errno.EXDEV:
-            raise
-        new.unlink()  # what nodes never mount may be on a file system of its own: docs/security.md
-        write(path, content, mode)
+    new.replace(path)
 
 
 def sync(path: Path) -> None:

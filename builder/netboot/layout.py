@@ -9,7 +9,7 @@
     state/NODE/               host keys, machine-id and the like; 0700, outlives every root
     state/.roots/NODE/        how each root was made and what the node booted before: builder/netboot/record.py
     held/NODE                 the root that the node went back to and stays with
-    tmp/                      work in progress; what lies there when nobody holds the lock is swept
+    tmp/, state/.tmp/         work in progress; what lies there when nobody holds the lock is swept
 
 `tftp/SERIAL` is what counts. The command line in a boot directory names its own root in full, so that one rename
 switches kernel and root together, and nothing that a running node has mounted is ever moved or written. For that a
@@ -86,6 +86,11 @@ class Netboot:
     def tmp(self) -> Path:
         """Work in progress."""
         return self.dest / "tmp"
+
+    @property
+    def private(self) -> Path:
+        """Work in progress on the state, which may be a file system of its own, where no node reaches it."""
+        return self.state / ".tmp"
 
     def root(self, node: str, name: str) -> Path:
         """Return the root of a node."""
@@ -227,6 +232,7 @@ class Netboot:
             for path in (self.dest, self.dest / "nfs", self.tftp, self.tftp / "boot"):
                 let_in(path)
             self.state.mkdir(mode=0o700, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
             for path in (self.tmp, self.state, self.roots, self.generations):
                 path.chmod(0o700)
         except OSError as error:
@@ -234,7 +240,7 @@ class Netboot:
         with (self.dest / ".lock").open("w") as file:
             take(file.fileno(), self.dest / ".lock", busy=f"another pibuild is at work in {self.dest}")
             until = time.monotonic() + _SWEEPING
-            for path in self.tmp.iterdir():
+            for path in (*self.private.iterdir(), *self.tmp.iterdir()):
                 if time.monotonic() < until:
                     remove(path, seconds=_SWEEPING)
             self._bring_records_over()
@@ -244,9 +250,7 @@ class Netboot:
         """Take over, once, the records that earlier versions kept where a node writes."""
         if self.records.is_dir():
             return
-        for left in self.state.glob(".roots.*"):
-            remove(left)
-        made = self.state / f".roots.{secrets.token_hex(4)}"  # perhaps a file system of its own
+        made = self._new(self.records)
         made.mkdir(mode=0o700)
         taken = list(bring_over(self.roots, made))
         os.sync()
@@ -255,10 +259,10 @@ class Netboot:
             self.discard(path)
 
     @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Give a new directory on the same file system, gone after the block."""
-        path = self._new()
-        path.mkdir()
+    def scratch(self, beside: Path | None = None) -> Iterator[Path]:
+        """Give a new directory on the same file system as `beside` (by default the roots), gone after the block."""
+        path = self._new(beside or self.roots)
+        path.mkdir(mode=0o700)
         try:
             yield path
         finally:
@@ -268,38 +272,41 @@ class Netboot:
         """Let a symbolic link point elsewhere, in one rename; nothing happens when it does already."""
         if link.is_symlink() and str(link.readlink()) == target:
             return
-        new = self._new()
+        new = self._new(link)
         new.symlink_to(target)
         new.replace(link)
         sync(link.parent)
 
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
-        write(path, content, mode, by_way_of=self._new())
+        write(path, content, mode, by_way_of=self._new(path))
 
     def discard(self, path: Path) -> None:
         """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole.
 
         A node may go on writing in it meanwhile, through what it has open.
         """
-        aside = self._new()
+        aside = self._new(path)
         try:
             path.rename(aside)
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            aside = path  # of the state, on a file system of its own, where no node writes
         remove(aside)
 
-    def _new(self) -> Path:
-        """Return a name for work in progress: what a killed process leaves there is swept."""
-        return self.tmp / secrets.token_hex(6)
+    def _new(self, beside: Path) -> Path:
+        """Return a name for work in progress on the file system of `beside`: what a killed process leaves is swept.
+
+        What belongs to the state is kept from the file system that nodes reach, while it is made and removed, too.
+        """
+        home = self.private if beside.is_relative_to(self.state) else self.tmp
+        if home == self.private:
+            home.mkdir(mode=0o700, exist_ok=True)
+        return home / secrets.token_hex(6)
 
     def flush(self) -> None:
         """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
-        sync_file_system(self.dest)
+        for path in (self.dest, self.state):
+            sync_file_system(path)
 
 
 def nearest(path: Path) -> Path:

@@ -154,7 +154,7 @@ def _once(netboot: Netboot, path: Path, content: str) -> None:
 
 def _make_login_key(netboot: Netboot, cluster: Path) -> None:
     keygen = find_tool("ssh-keygen", package="openssh-client")
-    with netboot.scratch() as scratch:
+    with netboot.scratch(cluster) as scratch:
         run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "login node", "-f", scratch / "key"])
         (scratch / "key").replace(cluster / "id_ed25519")
         (scratch / "key.pub").replace(cluster / "id_ed25519.pub")
@@ -163,7 +163,7 @@ def _make_login_key(netboot: Netboot, cluster: Path) -> None:
 def _make_host_keys(netboot: Netboot, home: Path, name: str) -> None:
     """Make the host keys that are missing; the public half comes last and says that there is one."""
     keygen = find_tool("ssh-keygen", package="openssh-client")
-    with netboot.scratch() as scratch:
+    with netboot.scratch(home) as scratch:
         for kind in _HOST_KEYS:
             key = f"ssh_host_{kind}_key"
             if not (home / f"{key}.pub").is_file():

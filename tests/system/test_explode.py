@@ -29,7 +29,7 @@ from builder.netboot.gc import collect, withdraw
 from builder.netboot.layout import Netboot
 from builder.netboot.rollback import rollback
 from builder.netboot.root import SHARED_SCRIPT_OWN
-from builder.run import CommandError, run, spawn
+from builder.run import PATH, CommandError, run, spawn
 from tests.images import DTB, VERSION, cpio, kernel
 from tests.system.privacy import private_mounts
 
@@ -545,3 +545,38 @@ def test_a_kernel_that_cannot_reach_the_network_is_not_switched_to(lab: Lab, tmp
         changed.netboot.current(changed.inventory.node("green1").serial),
         bool(changed.boot("green2").is_dir()),
     ) == ("", True)
+
+
+OWN_STATE = """
+mkdir "$1/state" && mount -t tmpfs -o mode=0700 tmpfs "$1/state"
+cd "$2"
+for image in "$3" "$4"; do python3 -m builder explode --node green1 --node green2 --image "$image" $5; done
+python3 -m builder rollback green1 $5
+python3 -m builder node gc --keep-days 0 $5
+python3 -m builder metrics token green1 $5 >/dev/null
+find "$1/state/.tmp" "$1/tmp" -mindepth 1
+stat -c '%a %s' "$1"/state/.tmp "$1"/state/green1/*_key "$1"/state/.cluster/id_ed25519
+"""
+
+
+def test_the_state_may_be_on_a_file_system_of_its_own(lab: Lab) -> None:
+    """As docs/security.md advises: nothing of it is ever on the one that nodes reach, not even while it is made."""
+    lab.dest.mkdir()
+    options = f"--dest {lab.dest} --cluster {lab.inventory.path}"
+    argv: list[str | Path] = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-euc",
+        OWN_STATE,
+        "own",
+        lab.dest,
+        PROJECT,
+        lab.image("a"),
+        lab.image("b"),
+    ]
+    ended = run([*argv, options], env={"PATH": f"{Path(sys.executable).parent}:{PATH}"})
+    modes = [line.split()[0] for line in ended.stdout.splitlines() if line[:3].isdigit()]
+    assert modes == ["700", "600", "600", "600"], ended.stdout
+    lab.check("green1", "a")
+    lab.check("green2", "b")
