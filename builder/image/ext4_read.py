@@ -25,6 +25,7 @@ _EXTENT_MAGIC = 0xF30A
 _EXTENTS_FLAG = 0x80000
 _INLINE_DATA_FLAG = 0x10000000
 _ROOT_INODE = 2
+_NOBODY = (1 << 32) - 1  # (uid_t)-1: "no change" to chown(2)
 _DEPTH = 5  # of an extent tree
 _UNWRITTEN = 32768  # an extent longer than this is allocated but holds zeros, its length is the rest
 _FAST_SYMLINK = 60  # shorter targets stand in the inode
@@ -165,6 +166,8 @@ class Ext4Reader(FileSystem):
         kind = _KINDS.get(st.S_IFMT(inode.mode))
         if kind is None:
             raise self._broken(f"{path} has the unknown file type 0{inode.mode:o}")
+        if _NOBODY in (inode.uid, inode.gid):
+            raise self._broken(f"{path} belongs to {_NOBODY}, which is no user's number nor a group's")
         return Entry(
             path=path,
             kind=kind,

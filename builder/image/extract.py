@@ -18,6 +18,8 @@ from pathlib import Path
 from builder.errors import InputError, Problem
 from builder.firmware.names import name_for_firmware
 from builder.image.ext4_read import Ext4Reader
+from builder.image.fat_check import check_fat
+from builder.image.fat_read import PATIENCE
 from builder.image.filesystem import Entry, Kind
 from builder.run import find_tool, run
 
@@ -27,7 +29,6 @@ _TYPES: dict[Kind, int] = {
     "fifo": stat.S_IFIFO,
     "socket": stat.S_IFSOCK,
 }
-_PATIENCE = 300  # seconds for a boot partition: 512 MiB from a slow card; directories in circles have no end
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 # What the kernel says of things that no system could have made; a full disk and the like are not the image's.
@@ -173,8 +174,10 @@ def extract_fat(image: Path, offset: int, into: Path) -> None:
     """Copy a FAT file system at `offset` bytes of an image into the empty directory `into`.
 
     Owners and modes are what the kernel shows for a FAT mounted by root: root's, 0755. Names are those that the
-    firmware asks for. Times are the file system's own, read as UTC. Raises CommandError where mtools cannot read it.
+    firmware asks for. Times are the file system's own, read as UTC. Raises InputError for directories without an end,
+    CommandError where mtools cannot read it.
     """
+    check_fat(image, offset, f"{image}, the boot partition")
     mcopy = find_tool("mcopy", package="mtools")
     argv: list[str | Path] = [mcopy, "-s", "-n", "-Q", "-m", "-i", f"{image}@@{offset}", "::/", into]
     env = {"MTOOLSRC": "/dev/null", "MTOOLS_SKIP_CHECK": "1"}
@@ -183,7 +186,7 @@ def extract_fat(image: Path, offset: int, into: Path) -> None:
         what="reading the boot partition",
         env=env,
         hint="is this a FAT file system? `file` and `fsck.fat -n` tell",
-        timeout=_PATIENCE,
+        timeout=PATIENCE,
     )
     name_for_firmware(into)
     newest = 0

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from builder.errors import InputError, Problem
 from builder.host.scratch import temporary
+from builder.image.fat_check import NoEndError, check_fat
 from builder.image.filesystem import Entry, FileSystem
 from builder.run import CommandError, find_tool, run
 
 _PACKAGE = "mtools"
 _PIECE = 1 << 20
+PATIENCE = 300  # seconds for a boot partition: 512 MiB from a slow card
 # Without it mtools refuses a size that is no whole number of tracks.
 _ENVIRONMENT = {"MTOOLS_SKIP_CHECK": "1"}
 
@@ -43,7 +45,12 @@ class FatReader(FileSystem):
         self._copy: Path | None = None
         self._held = contextlib.ExitStack()
         self._directories: dict[str, dict[str, Entry]] = {}
-        listing = self._tool("mdir", "-i", self._drive, "::")
+        self._endless: InputError | None = None
+        try:
+            check_fat(image, offset, name)
+            listing = self._tool("mdir", "-i", self._drive, "::")
+        except NoEndError as error:  # its partition is known by its place; who looks into it is told
+            self._endless, listing = error, ""
         serial = re.search(r"Volume Serial Number is ([0-9A-F]{4}-[0-9A-F]{4})", listing)
         label = re.search(r"Volume in drive : is (.+)", listing)
         free = re.search(r"([0-9][0-9 ]*) bytes free", listing)
@@ -55,7 +62,7 @@ class FatReader(FileSystem):
 
     def _tool(self, tool: str, *words: str) -> str:
         try:
-            return run([find_tool(tool, package=_PACKAGE), *words], env=_ENVIRONMENT).stdout
+            return run([find_tool(tool, package=_PACKAGE), *words], env=_ENVIRONMENT, timeout=PATIENCE).stdout
         except CommandError as error:
             said = error.completed.stderr.strip()
             raise InputError(
@@ -73,6 +80,8 @@ class FatReader(FileSystem):
 
     def _local(self, path: str) -> Path:
         if self._copy is None:
+            if self._endless is not None:
+                raise self._endless
             self._copy = self._held.enter_context(temporary("fat"))
             if not self._empty:
                 self._tool("mcopy", "-s", "-p", "-m", "-Q", "-n", "-i", self._drive, "::*", str(self._copy))

@@ -30,6 +30,7 @@ from builder.image.capabilities import can_mend
 from builder.inventory.nodes import Inventory, Node
 from builder.kubernetes.k3s import BINARY, storage_warnings
 from builder.netboot.board import ask_boards
+from builder.netboot.gc import forget_former
 from builder.netboot.generation import Generation, ImageFile, bring_in, find_image
 from builder.netboot.layout import PERSIST, Netboot
 from builder.netboot.personalise import NodeFile, Personal, Subject, left_out, personalise
@@ -123,6 +124,7 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
     """
     netboot = Netboot(dest.absolute())
     with netboot.locked(begin=True), _room(netboot):
+        forget_former(netboot)
         staying = [node for node in nodes if netboot.held(node.name) and not options.unhold]
         nodes = [node for node in nodes if node not in staying]
         images = find_images(inventory, nodes, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.console import note
@@ -55,7 +55,27 @@ def collect(dest: Path, *, keep_days: int, dry_run: bool) -> tuple[Garbage, ...]
                     netboot.discard(netboot.boot(node, name))
                     netboot.discard(netboot.records / node / f"{name}.json")
             _drop_empty(netboot)
+            forget_former(netboot)
     return tuple(found)
+
+
+def forget_former(netboot: Netboot) -> None:
+    """Forget what nodes were called before, once nothing goes by it. The directory's lock must be held.
+
+    That is when nothing of the old name is left; or a node has started under its new one, and its old roots are gone
+    and what it keeps came along, or another node has the name: that one's data is not the renamed node's.
+    """
+    booted = set(netboot.booted().values())
+    names = {node for node, _ in booted}
+    for node, name in booted:
+        record = netboot.record(node, name)
+        if record is None or not record.former:
+            continue
+        kept = is_directory(netboot.root(record.former, PERSIST)) and not is_there(netboot.root(node, PERSIST))
+        started = any(_started(netboot.root(node, root)) for root in netboot.names(node))
+        done = record.former in names or not (kept or netboot.names(record.former))
+        if not is_directory(netboot.roots / record.former) or (started and done):
+            netboot.write_record(node, name, replace(record, former=""))
 
 
 def leftovers(dest: Path, node: str, *, keep_state: bool) -> tuple[Path, ...]:

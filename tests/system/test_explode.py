@@ -429,9 +429,40 @@ def test_a_renamed_node_keeps_what_it_is_and_has_and_leaves_nothing(lab: Lab, tm
     (lab.root("blue1") / "var/lib/pibuild/booted").touch()
     collect(lab.dest, keep_days=0, dry_run=False)
     assert not [path for path in lab.dest.rglob("*") if "yellow3" in path.name]
+    record = lab.netboot.record("blue1", lab.root("blue1").name)
+    assert record is not None
+    assert record.former == ""
     with pytest.raises(InputError, match="has booted nothing before"):
         lab.back("blue1")
     lab.check("green1", "a")
+
+
+def test_who_gets_a_name_that_was_free_leaves_its_data_to_no_other(lab: Lab, tmp_path: Path) -> None:
+    """yellow3 becomes blue1, another board becomes yellow3 and is removed: what it kept does not go to blue1."""
+    lab, cluster = own_cluster(lab, tmp_path)
+    keeping = cluster.read_text()
+    lab.explode(lab.image("a"), "yellow3", "green1")
+    pibuild(lab, cluster, "node", "rename", "yellow3", "blue1")
+    pibuild(lab, cluster, "node", "rename", "green1", "yellow3")
+    cluster.write_text(cluster.read_text().replace("  persist: [/var/lib/kept]\n", ""))
+    shutil.rmtree(lab.dest / "roots/yellow3/persist")  # it kept nothing
+    lab = Lab(load_inventory(cluster), lab.dest)
+    lab.explode(lab.image("a"), "blue1")
+    lab.explode(lab.image("a"), "yellow3")
+    for node in ("blue1", "yellow3"):
+        (lab.root(node) / "var/lib/pibuild").mkdir(exist_ok=True)
+        (lab.root(node) / "var/lib/pibuild/booted").touch()
+    (lab.dest / "roots/yellow3/persist/var/lib/kept").mkdir(parents=True, exist_ok=True)
+    (lab.dest / "roots/yellow3/persist/var/lib/kept/secret").write_text("the second yellow3's")
+    assert "  persist: [/var/lib/kept]\n" in keeping
+    lab.explode(lab.image("b"), "blue1")
+    pibuild(lab, cluster, "node", "remove", "yellow3")
+    text = cluster.read_text()
+    cluster.write_text(text.replace("  user: ubuntu\n", "  user: ubuntu\n  persist: [/var/lib/kept]\n", 1))
+    lab = Lab(load_inventory(cluster), lab.dest)
+    lab.explode(lab.image("a"), "blue1")
+    assert not (lab.dest / "roots/blue1/persist/var/lib/kept/secret").exists()
+    assert (lab.dest / "roots/yellow3/persist/var/lib/kept/secret").exists()
 
 
 def test_a_rename_that_fails_changes_nothing_and_takes_no_other_identity(lab: Lab, tmp_path: Path) -> None:

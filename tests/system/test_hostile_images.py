@@ -110,6 +110,55 @@ def test_an_image_does_not_choose_how_it_is_read(tmp_path: Path, canary: Path) -
     assert [path.name for path in canary.iterdir()] == ["shell"]
 
 
+def test_every_number_of_a_user_comes_along_by_every_way_of_reading(tmp_path: Path) -> None:
+    """Those above 2³¹ too, as containers and Active Directory have them."""
+    numbers = {"a": 1 << 31, "b": (1 << 32) - 2, "c": 65534, "d": 1 << 16}
+    orders = [order for name, number in numbers.items() for order in owned(f"/etc/{name}", number)]
+    root = {**DEBIAN.root, **{f"etc/{name}": b"x" for name in numbers}}
+    image = make_image(tmp_path / "numbers.img", replace(DEBIAN, root=root, debugfs=tuple(orders)))
+    for method in METHODS:
+        tree, scratch = tmp_path / f"{method}-tree", tmp_path / f"{method}-scratch"
+        tree.mkdir()
+        scratch.mkdir()
+        with private_mounts():
+            ingest(image, tree, scratch=scratch, method=method)
+        found = {name: (tree / "etc" / name).stat() for name in numbers}
+        assert {name: (one.st_uid, one.st_gid) for name, one in found.items()} == {
+            name: (number, number) for name, number in numbers.items()
+        }
+
+
+def owned(path: str, number: int) -> list[str]:
+    """Return what debugfs is told so that a file belongs to a user and a group."""
+    return [f"set_inode_field {path} {field} {number}" for field in ("uid", "gid")]
+
+
+def test_a_number_that_no_user_has_is_refused(tmp_path: Path) -> None:
+    """(uid_t)-1 is no number to chown(2): a file would be root's, and nobody told."""
+    layout = replace(DEBIAN, root={**DEBIAN.root, "etc/a": b"x"}, debugfs=tuple(owned("/etc/a", (1 << 32) - 1)))
+    image = make_image(tmp_path / "none.img", layout)
+    for method in METHODS:
+        tree, scratch = tmp_path / f"{method}-tree", tmp_path / f"{method}-scratch"
+        tree.mkdir()
+        scratch.mkdir()
+        with private_mounts(), pytest.raises(InputError, match="/etc/a"):
+            ingest(image, tree, scratch=scratch, method=method)
+
+
+@pytest.mark.parametrize("command", ["explode", "inspect", "build"])
+def test_directories_in_a_circle_are_refused_soon(tmp_path: Path, command: str) -> None:
+    image = make_image(tmp_path / "circle.img", DEBIAN)
+    content = bytearray(image.read_bytes())
+    at = content.index(b"OVERLAYS   \x10")
+    content[at + 20 : at + 22] = content[at + 26 : at + 28] = bytes(2)
+    image.write_bytes(content)
+    done = pibuild(command, image, tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "its directories lead in a circle" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.seconds < 10
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_refuses(tmp_path: Path, canary: Path, command: str) -> None:
     image = hostile(tmp_path / "bad.img", "link and directory", canary)
