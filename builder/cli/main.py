@@ -112,19 +112,25 @@ def pibuild() -> None:
 
 @pibuild.command(
     epilog=example(
-        "# check and complete recipes while typing, with the YAML language server",
+        "# check and complete while typing, with the YAML language server",
         "pibuild schema -o recipe.schema.json",
+        "pibuild schema cluster -o cluster.schema.json",
         "# first line of a recipe: # yaml-language-server: $schema=recipe.schema.json",
     )
 )
+@click.argument("what", type=click.Choice(["recipe", "cluster"]), default="recipe", metavar="[WHAT]")
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default: stdout.")
-def schema(output: Path | None) -> None:
-    """Print the JSON Schema of recipes."""
+def schema(what: str, output: Path | None) -> None:
+    """Print the JSON Schema of recipes.
+
+    WHAT is `recipe`, or `cluster` for that of cluster.yaml.
+    """
     import json
 
+    from builder.inventory.json_schema import inventory_schema
     from builder.recipe.json_schema import recipe_schema
 
-    document = recipe_schema()
+    document = recipe_schema() if what == "recipe" else inventory_schema()
     if output is None:
         console.print_json(document)
     else:

@@ -102,8 +102,8 @@ class ServerEntry(Written):
 class Servers(Written):
     """Who serves: the login node, and the backup node, which gives boards their addresses beside the login node."""
 
-    login: ServerEntry
-    backup: ServerEntry | None = None
+    login: ServerEntry = Field(description="serves roots, boot files, addresses and the way out")
+    backup: ServerEntry | None = Field(default=None, description="answers DHCP as well, so that one may be down")
 
 
 class Pools(Written):
@@ -116,7 +116,9 @@ class Pools(Written):
 class Dhcp(Written):
     """The DHCP server."""
 
-    server: Literal["isc-dhcp", "dnsmasq", "kea"] = "isc-dhcp"
+    server: Literal["isc-dhcp", "dnsmasq", "kea"] = Field(
+        default="isc-dhcp", description="which of Debian's gives the addresses"
+    )
     lease: str = Field(
         default="infinite", pattern=r"infinite|[1-9][0-9]{0,5}[smhd]", description="of the reservations: 12h"
     )
@@ -125,13 +127,17 @@ class Dhcp(Written):
 class Tftp(Written):
     """The TFTP server."""
 
-    server: Literal["tftpd-hpa", "dnsmasq"] = "tftpd-hpa"
+    server: Literal["tftpd-hpa", "dnsmasq"] = Field(
+        default="tftpd-hpa", description="which of Debian's sends boot files"
+    )
 
 
 class Nfs(Written):
     """The NFS server."""
 
-    server: Literal["kernel", "ganesha"] = "kernel"
+    server: Literal["kernel", "ganesha"] = Field(
+        default="kernel", description="the kernel's own, or nfs-ganesha where the kernel has none"
+    )
 
 
 class StagingWindow(Written):
@@ -145,7 +151,7 @@ class Models(Written):
     """Where nodes fetch models from, when, and whom they trust."""
 
     store: str = Field(pattern=r"https?://[^\s?#]+", description="address at which a web server has the store")
-    window: StagingWindow = StagingWindow()
+    window: StagingWindow = Field(default=StagingWindow(), description="when nodes may begin to fetch a new version")
     limit: str | None = Field(
         default=None, pattern=r"[1-9][0-9]{0,11}[KM]?", description="bytes per second and node: 500K"
     )
@@ -188,34 +194,34 @@ class Backup(Written):
 class Cluster(Written):
     """What all nodes have in common."""
 
-    name: str
-    subnet: str = Field(description="192.168.2.0/24")
+    name: str = Field(description="name of the cluster, a label of its metrics")
+    subnet: str = Field(description="addresses of the cluster's network: 192.168.2.0/24")
     gateway: str = Field(description="the way out for the nodes; usually the login node")
     dns: list[str] = Field(default=[], description="name servers for the nodes; empty: the gateway")
     domain: str | None = Field(default=None, description="appended to the nodes' names")
-    timezone: str = "Etc/UTC"
+    timezone: str = Field(default="Etc/UTC", description="of every node, as timedatectl list-timezones prints it")
     ntp: list[str] = Field(default=[], description="time servers for the nodes; empty: those of the image or of DHCP")
-    servers: Servers
-    pools: Pools = Pools()
+    servers: Servers = Field(description="the machines that serve the others")
+    pools: Pools = Field(default=Pools(), description="addresses that no node may have")
     netboot: str = Field(
         default="/srv/netboot", description="directory on the login node that holds roots and TFTP files"
     )
-    dhcp: Dhcp = Dhcp()
-    tftp: Tftp = Tftp()
-    nfs: Nfs = Nfs()
+    dhcp: Dhcp = Field(default=Dhcp(), description="the DHCP server")
+    tftp: Tftp = Field(default=Tftp(), description="the TFTP server")
+    nfs: Nfs = Field(default=Nfs(), description="the NFS server")
     models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
-    fleet: Fleet = Fleet()
+    fleet: Fleet = Field(default=Fleet(), description="the manager that nodes report to")
     backup: Backup | None = Field(default=None, description="where backups go; without it no node makes any")
 
 
 class InventoryFile(Written):
     """The whole file."""
 
-    cluster: Cluster
-    defaults: Settings = Settings()
-    roles: dict[Role, Settings] = {}
-    groups: dict[str, Settings] = {}
-    nodes: list[NodeEntry]
+    cluster: Cluster = Field(description="what all nodes have in common")
+    defaults: Settings = Field(default=Settings(), description="settings of every node")
+    roles: dict[Role, Settings] = Field(default={}, description="settings of the nodes of a role")
+    groups: dict[str, Settings] = Field(default={}, description="settings of the nodes of a group")
+    nodes: list[NodeEntry] = Field(description="the boards, one entry each")
 
 
 BUILT_IN: Mapping[str, object] = {
