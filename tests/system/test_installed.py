@@ -29,7 +29,7 @@ LAYER = """\
 layers:
   - name: installed
     steps:
-      - run: {script: 'uname -m >/srv/machine'}
+      - run: {script: 'uname -m >/srv/machine-of-NAME'}
 """
 # A machine of its own as far as a build can tell: namespaces cannot be made in a chroot, so the root is a mount's.
 ENTER = r"""
@@ -51,18 +51,22 @@ Pibuild = Callable[..., Completed]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Pibuild:
-    """The command of `pip install .` in an empty virtual environment."""
-    at = tmp_path_factory.mktemp("wheel")
-    before = run(["git", "-c", "safe.directory=*", "status", "--porcelain", "--ignored"], cwd=PROJECT).stdout
-    run([sys.executable, "-m", "venv", at / "venv"])
-    env = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    run([at / "venv/bin/pip", "install", "-q", PROJECT], env=env)
-    after = run(["git", "-c", "safe.directory=*", "status", "--porcelain", "--ignored"], cwd=PROJECT).stdout
-    assert after == before, "pip install leaves something in the checkout"
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` makes of /usr/local: the wheel in an environment of its own, manual pages, completion."""
+    at = tmp_path_factory.mktemp("local")
+    status = ["git", "-c", "safe.directory=*", "status", "--porcelain", "--ignored"]
+    before = run(status, cwd=PROJECT).stdout
+    run([PROJECT / "packaging/install", sys.executable, at])
+    assert run(status, cwd=PROJECT).stdout == before, "an install leaves something in the checkout"
+    return at
+
+
+@pytest.fixture(scope="module")
+def wheel(prefix: Path) -> Pibuild:
+    """The command of the wheel."""
 
     def pibuild(*words: str | Path, cwd: Path, cache: Path, check: bool = True) -> Completed:
-        return run([at / "venv/bin/pibuild", *words], cwd=cwd, env={"PIBUILD_CACHE": str(cache)}, check=check)
+        return run([prefix / "bin/pibuild", *words], cwd=cwd, env={"PIBUILD_CACHE": str(cache)}, check=check)
 
     return pibuild
 
@@ -136,7 +140,7 @@ def works_away_from_a_checkout(pibuild: Pibuild, at: Path, small: Small) -> None
     assert "nfs.conf" in pibuild("services", "render", "--role", "login", cwd=at / "rack", cache=shared).stdout
 
     recipe = at / "own.yaml"
-    recipe.write_text(f"name: own\nextends: ['{small.engine.recipe}']\n{LAYER}")
+    recipe.write_text(f"name: own\nextends: ['{small.engine.recipe}']\n{LAYER.replace('NAME', at.name)}")
     done = pibuild("build", "own.yaml", "--offline", "--json", cwd=at, cache=small.engine.cache)
     assert "warning: nobody can log in to this image" in done.stderr
     built = json.loads(done.stdout)
@@ -162,6 +166,18 @@ def works_away_from_a_checkout(pibuild: Pibuild, at: Path, small: Small) -> None
 
 def test_the_wheel_is_whole(wheel: Pibuild, small: Small, tmp_path: Path) -> None:
     works_away_from_a_checkout(wheel, tmp_path, small)
+
+
+def test_an_install_is_taken_away_whole(wheel: Pibuild, prefix: Path, tmp_path: Path) -> None:
+    assert wheel("--version", cwd=tmp_path, cache=tmp_path).stdout.startswith("pibuild ")
+    assert ".SH EXAMPLE" in (prefix / "share/man/man1/pibuild-build.1").read_text()
+    assert "_PIBUILD_COMPLETE" in (prefix / "share/bash-completion/completions/pibuild").read_text()
+    (prefix / "share/man/man1/other.1").touch()
+    run([PROJECT / "packaging/install", "--remove", prefix])
+    assert [path.name for path in prefix.rglob("*") if not path.is_dir()] == ["other.1"]
+    (prefix / "bin/pibuild").write_text("somebody else's")
+    refused = run([PROJECT / "packaging/install", sys.executable, prefix], check=False)
+    assert (refused.returncode, (prefix / "bin/pibuild").read_text()) == (3, "somebody else's")
 
 
 def test_the_package_is_whole_on_a_clean_debian_13(debian: Pibuild, small: Small, tmp_path: Path) -> None:
