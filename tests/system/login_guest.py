@@ -8,6 +8,7 @@ on a second disk together with the images to explode.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,12 +29,15 @@ from builder.verify.verdict import Shell
 from tests import machine
 from tests.system.lab import PROJECT, pibuild
 
+HERE = Path(__file__).parent
+
 CPUS, MEMORY = 2, 2560
 MAC = "e4:5f:01:f6:07:b2"  # pi_login's in cluster.yaml
-SPACE = "3G"  # for what is exploded
+_SPACE = "3G"  # for what is exploded
 _OBSERVER = IPv4Interface("192.168.2.250/24")  # this side of the switch
-_SERVED = "/srv/netboot"
+SERVED = "/srv/netboot"
 KEPT = "/var/lib/kept"
+OUTSIDE = "/srv/outside"
 _CLUSTER = f"""\
 cluster:
   name: guest
@@ -42,7 +46,7 @@ cluster:
   gateway: 192.168.2.1
   servers:
     login: {{node: pi_login, interface: eth0, uplink: eth1}}
-  netboot: {_SERVED}
+  netboot: {SERVED}
   dhcp: {{server: isc-dhcp, lease: infinite}}
   tftp: {{server: tftpd-hpa}}
   nfs: {{server: kernel}}
@@ -53,6 +57,12 @@ roles:
 nodes:
   - {{name: pi_login, serial: "f154e171", mac: "{MAC}", address: 192.168.2.1, role: login}}
   - {{name: yellow3, serial: "c0a3cab4", mac: "e4:5f:01:f5:f1:ae", address: 192.168.2.30, role: worker}}
+  - {{name: green1, serial: "85b6d0ea", mac: "e4:5f:01:f5:cf:83", address: 192.168.2.31,
+     role: worker, image: small, root: copy}}
+  - {{name: green2, serial: "85b6d0eb", mac: "e4:5f:01:f5:cf:84", address: 192.168.2.32,
+     role: worker, image: small, root: copy}}
+  - {{name: green3, serial: "85b6d0ec", mac: "e4:5f:01:f5:cf:85", address: 192.168.2.33,
+     role: worker, image: small, root: copy}}
 """
 _RECIPES = PROJECT / "recipes"
 # Debian's three host keys take half a minute where the processor is emulated: one of the quick kind is enough.
@@ -62,7 +72,7 @@ extends: [{_RECIPES}/debian.yaml, {_RECIPES}/parts/access.yaml, {_RECIPES}/parts
 variables:
   hostname: {{type: string, default: golden, description: as golden has it}}
 disk:
-  root: {{slack: {SPACE}, grow: false}}
+  root: {{slack: 256M, grow: false}}
   compress: []
 layers:
   - name: guest
@@ -118,8 +128,15 @@ def make_tools_disk(at: Path, images: dict[str, Path]) -> Path:
         run(["cp", "--recursive", "--sparse=always", image, content / name])
     size = sum(path.lstat().st_blocks * 512 for path in content.rglob("*")) * 5 // 4 + (64 << 20)
     disk = at / "tools.img"
-    run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", content, disk, str(size >> 10)])
+    run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-L", "tools", "-d", content, disk, str(size >> 10)])
     shutil.rmtree(content)
+    return disk
+
+
+def make_netboot_disk(at: Path) -> Path:
+    """Write the file system of its own that docs/security.md asks for."""
+    disk = at / "netboot.img"
+    run(["mke2fs", "-q", "-t", "ext4", "-L", "netboot", disk, _SPACE])
     return disk
 
 
@@ -176,6 +193,40 @@ class LoginGuest:
             time.sleep(0.5)
         self.took(f"boot {self.boots}", time.monotonic() - begun)
 
+    def set_up(self) -> None:
+        """Do on a new login node what is done by hand: where nodes boot from is made as docs/security.md has it."""
+        script = f"""
+            mkdir -p {SERVED} /var/lib/pibuild/netboot-state /opt/pibuild/output
+            echo 'LABEL=tools /mnt ext4 ro 0 0' >>/etc/fstab
+            echo 'LABEL=netboot {SERVED} ext4 nosuid,nodev 0 2' >>/etc/fstab
+            echo '/var/lib/pibuild/netboot-state {SERVED}/state none bind,x-mount.mkdir 0 0' >>/etc/fstab
+            systemctl daemon-reload
+            mount -a
+            cp -r /mnt/pibuild /opt/
+        """
+        self.run(f"sudo sh -euc {shlex.quote(script)}")
+
+    def publish(self, image: str, name: str) -> None:
+        """Let an image of the tools disk be the latest of a name."""
+        self.run(
+            f"sudo mkdir -p /opt/pibuild/output/{name} && sudo ln -sfn /mnt/{image} /opt/pibuild/output/{name}/latest"
+        )
+
+    def pibuild(self, *words: str, check: bool = True, timeout: float = 400) -> Completed:
+        """Run the command on it, as root and where its inventory is."""
+        command = f"cd /opt/pibuild && sudo timeout {timeout:.0f} pibuild {shlex.join(words)}"
+        done = self.run(command, check=check, timeout=timeout + 20)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def as_node(self, name: str, *attacks: str) -> Completed:
+        """Do on a node what its root user may do (hostile_node.py): by NFS, from a network with its address.
+
+        What it prints are the directories that it could mount besides its own.
+        """
+        node = self.lab.inventory.node(name)
+        return self.run(f"sudo sh -eu /mnt/as_node.sh {name} {node.address} {OUTSIDE} {' '.join(attacks)}", timeout=200)
+
     def cut_power(self) -> None:
         """Take its power away at this instant."""
         assert self.process is not None
@@ -206,9 +257,9 @@ class LoginGuest:
         """Connect a node's machine, which is off; its keys and the way in are what the login node's states say."""
         node = self.lab.inventory.node(name)
         self.lab.key.parent.mkdir(parents=True)
-        self.lab.key.write_text(self.run(f"sudo cat {_SERVED}/state/.cluster/id_ed25519").stdout)
+        self.lab.key.write_text(self.run(f"sudo cat {SERVED}/state/.cluster/id_ed25519").stdout)
         self.lab.key.chmod(0o600)
-        keys = self.run(f"sudo sh -c 'cat {_SERVED}/state/{name}/ssh_host_*_key.pub'").stdout.splitlines()
+        keys = self.run(f"sudo sh -c 'cat {SERVED}/state/{name}/ssh_host_*_key.pub'").stdout.splitlines()
         lines = [f"{node.address},{name} {' '.join(key.split()[:2])}\n" for key in keys]
         self.lab.known_hosts.write_text("".join(lines))
         return self.lab._connect(node, 1)
@@ -222,7 +273,7 @@ def login_guest(at: Path, images: dict[str, Path], disk: Path) -> Iterator[Login
     run(["cp", "--sparse=always", disk, own])
     key = at / "key"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", key])
-    tools = make_tools_disk(at, images)
+    disks = (own, make_tools_disk(at, images), make_netboot_disk(at))
     with open_image(own) as opened:
         assert opened.boot is not None
         (at / "boot").mkdir()
@@ -250,7 +301,7 @@ def login_guest(at: Path, images: dict[str, Path], disk: Path) -> Iterator[Login
             with machine.known(made.holder):
                 lab.run(["ip", "tuntap", "add", "login", "mode", "tap"])
                 lab.run(["ip", "link", "set", "login", "master", made.bridge, "up"])
-                yield LoginGuest(lab=lab, files=files, key=key, disks=(own, tools))
+                yield LoginGuest(lab=lab, files=files, key=key, disks=disks)
         finally:
             made.end()
             processes.close()

@@ -1,7 +1,7 @@
 """A node that has been broken into: its root user writes where its roots lie, and the login node goes on.
 
 A node has `roots/NODE` and `tftp/boot/NODE` mounted read-write, as root. What its root user would do there by NFS is
-done here in place, which is the same to pibuild.
+done here in place, which is the same to pibuild; tests/system/test_login_guest.py does it by NFS.
 """
 
 from __future__ import annotations
@@ -10,10 +10,8 @@ import json
 import os
 import shutil
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from builder.errors import InputError
 from builder.inventory.load import load_inventory
 from builder.netboot.gc import collect, withdraw
 from builder.run import Completed, run
+from tests.system.hostile_node import RECORDS, HostileNode, writing
 from tests.system.test_explode import PROJECT, Lab
 
 pytestmark = pytest.mark.root
@@ -80,11 +79,10 @@ def explode(lab: Lab, text: str, *words: str) -> tuple[int, dict[str, str]]:
     return ended.returncode, {row["node"]: row["action"] for row in json.loads(ended.stdout)}
 
 
-def put_record(lab: Lab, node: str, **said: object) -> None:
-    """Write a record beside the root that a node boots, where it could write one in earlier versions."""
-    name = lab.root(node).name
-    facts = {"generation": name[:12], "way": "copy", "made": 1, "previous": "", "former": ""}
-    (lab.dest / f"roots/{node}/{name}.json").write_text(json.dumps({**facts, **said}))
+def as_node(lab: Lab, node: str, outside: Path = Path("/nowhere")) -> HostileNode:
+    """Return what a node may do in place."""
+    home, boot = lab.dest / "roots" / node, lab.dest / "tftp/boot" / node
+    return HostileNode(home=home, boot=boot, root=lab.root(node).name, outside=outside)
 
 
 def forget_records(lab: Lab) -> None:
@@ -94,18 +92,6 @@ def forget_records(lab: Lab) -> None:
         facts.pop("former")
         (lab.dest / "roots" / path.parent.name / path.name).write_text(json.dumps(facts))
     shutil.rmtree(lab.dest / "state/.roots")
-
-
-RECORDS: dict[str, Callable[[Path], object]] = {
-    "a pipe": os.mkfifo,
-    "an open brace": lambda path: path.write_text("{"),
-    "a list": lambda path: path.write_text("[1]"),
-    "nested deep": lambda path: path.write_text("[" * 60000),
-    "a directory": Path.mkdir,
-    "a link to zeros": lambda path: path.symlink_to("/dev/zero"),
-    "huge": lambda path: run(["truncate", "-s", "1T", path]),
-    "former elsewhere": lambda path: path.write_text('{"former": "../../outside", "previous": ""}'),
-}
 
 
 @pytest.mark.parametrize("earlier", [False, True], ids=["now", "of an earlier version"])
@@ -135,7 +121,7 @@ def test_a_record_of_an_earlier_version_leads_a_board_nowhere_else(lab: Lab, out
     forget_records(lab)
     elsewhere = ["../../../outside", f"../yellow2/{lab.root('yellow2').name}", "/etc", ".", "..", "persist", "", "x\0y"]
     for node, previous in zip(GREEN, elsewhere, strict=True):
-        put_record(lab, node, previous=previous)
+        as_node(lab, node).record(previous=previous)
     before = {node: (lab.root(node), lab.boot(node)) for node in GREEN}
     ended = pibuild(lab, "rollback", *GREEN, "yellow3", "--json")
     rows = {row["node"]: row for row in json.loads(ended.stdout)}
@@ -153,7 +139,7 @@ def test_what_another_node_keeps_stays_its_own(lab: Lab, outside: Path) -> None:
     (outside / "persist").mkdir()
     forget_records(lab)
     for node, former in zip(NODES, ["yellow9", "./yellow9", "../../outside"], strict=True):
-        put_record(lab, node, former=former)
+        as_node(lab, node).record(former=former)
         shutil.rmtree(lab.dest / "roots" / node / "persist")
     assert explode(lab, "c")[0] == 0
     assert (lab.dest / "roots/yellow9/persist/secret").read_text() == "of yellow9"
@@ -170,21 +156,18 @@ def test_records_of_an_earlier_version_are_taken_over_once(lab: Lab) -> None:
     assert pibuild(lab, "rollback", "yellow3").returncode == 0
     assert lab.root("yellow3").name == before
     assert not list((lab.dest / "roots").glob("*/*.json"))
-    put_record(lab, "yellow3", previous=now)
+    as_node(lab, "yellow3").record(previous=now)
     assert "has booted nothing before" in pibuild(lab, "rollback", "yellow3").stderr
 
 
 def test_what_a_node_keeps_is_made_inside_or_not_at_all(lab: Lab, outside: Path) -> None:
     persist = lab.dest / "roots/yellow3/persist"
-    shutil.rmtree(persist)
-    persist.symlink_to(outside)
+    as_node(lab, "yellow3", outside).keep_by_a_link()
     code, became = explode(lab, "c")
     assert (code, became) == (4, {"yellow2": "make", "yellow3": "failed", "green1": "make"})
     lab.check("yellow2", "c")
     lab.check("yellow3", "b")
-    persist.unlink()
-    persist.mkdir()
-    (persist / "var").symlink_to(outside)
+    as_node(lab, "yellow3", outside).keep_by_a_link_within()
     assert explode(lab, "c")[0] == 0  # inside: the link leads to the same path below persist
     assert (persist / str(outside).lstrip("/") / "lib/kept").is_dir()
     lab.check("yellow3", "c")
@@ -204,12 +187,7 @@ def test_a_root_that_a_node_replaced_is_made_anew(lab: Lab, outside: Path) -> No
 
 
 def test_a_file_is_not_read_for_its_size(lab: Lab, outside: Path) -> None:
-    etc = lab.root("yellow3") / "etc"
-    os.truncate(etc / "hostname", 1 << 40)
-    (etc / "machine-id").unlink()
-    os.mkfifo(etc / "machine-id")
-    (etc / "ssh").rename(etc / "ssh.away")
-    (etc / "ssh").symlink_to(outside)
+    as_node(lab, "yellow3", outside).spoil_what_is_read()
     begun = time.monotonic()
     assert explode(lab, "c")[0] == 0
     assert time.monotonic() - begun < PATIENCE
@@ -221,9 +199,7 @@ def test_what_a_node_left_is_removed_and_nothing_else(lab: Lab, outside: Path, m
     home = lab.dest / "roots/yellow3"
     old = next(home / name for name in lab.netboot.names("yellow3") if home / name != lab.root("yellow3"))
     (old / "out").symlink_to(outside)
-    (home / "0123456789ab-01234567").symlink_to(outside)
-    (home / os.fsdecode(b"\x1b[2J\xff\n")).mkdir()
-    (lab.dest / "tftp/boot/yellow3/junk").symlink_to(outside)
+    as_node(lab, "yellow3", outside).leave_bad_names()
     lab.explode(lab.image("c"), *NODES)
     monkeypatch.setattr("builder.netboot.layout.PATIENCE", 2.0)
     with writing(old):
@@ -237,31 +213,6 @@ def test_what_a_node_left_is_removed_and_nothing_else(lab: Lab, outside: Path, m
     with lab.netboot.locked():
         assert not list(lab.netboot.tmp.iterdir())
     lab.check("yellow2", "c")
-
-
-@contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Go on making files and directories through what is open of a root, as a node does whose root is removed."""
-    descriptor, stop = os.open(root, os.O_RDONLY | os.O_DIRECTORY), threading.Event()
-
-    def write() -> None:
-        number = 0
-        while not stop.wait(0.001):  # no faster than over a network
-            number += 1
-            try:
-                os.mkdir(f"again{number}", dir_fd=descriptor)
-                os.symlink("/", f"root{number}", dir_fd=descriptor)
-            except FileNotFoundError:
-                return  # gone for good
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-        os.close(descriptor)
 
 
 def test_only_root_enters_where_nodes_put_programs(lab: Lab) -> None:
