@@ -10,7 +10,7 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option, netboot_of
+from builder.cli.node import cluster_option, dest_option, held_netboot
 from builder.cli.options import NamedFile, ServedDirectory, example, plain, table_options
 
 _database_option = click.option(
@@ -171,7 +171,6 @@ def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
     inventory = load_inventory(find_inventory(cluster_file))
     node = inventory.node(name)
     require_root("fleet token")
-    netboot = netboot_of(dest, inventory.cluster.netboot)
-    with netboot.locked(begin=dest is None):
+    with held_netboot(dest, inventory.cluster.netboot) as netboot:
         make_state(netboot, (node,))
     console.say((netboot.state / node.name / "fleet-token").read_text().strip())

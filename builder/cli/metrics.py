@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli.node import cluster_option, dest_option, netboot_of
+from builder.cli.node import cluster_option, dest_option, held_netboot
 from builder.cli.options import example
 
 
@@ -42,8 +42,7 @@ def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
     inventory = load_inventory(find_inventory(cluster_file))
     named = inventory.node(node)
     require_root("metrics token")
-    netboot = netboot_of(dest, inventory.cluster.netboot)
-    with netboot.locked(begin=dest is None):
+    with held_netboot(dest, inventory.cluster.netboot) as netboot:
         console.say(write_tokens(netboot, (named,))[named.name])
 
 
@@ -79,9 +78,8 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
 
     inventory = load_inventory(find_inventory(cluster_file))
     require_root("metrics vmauth")
-    netboot = netboot_of(dest, inventory.cluster.netboot)
     forwarding = tuple(node for node in inventory.nodes if node.metrics.mode in FORWARDING)
-    with netboot.locked(begin=dest is None):
+    with held_netboot(dest, inventory.cluster.netboot) as netboot:
         tokens = write_tokens(netboot, forwarding)
     write(output, gateway(inventory, tokens, store).encode(), 0o600)
     console.say(f"{output}: {len(forwarding)} who may write")

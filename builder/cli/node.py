@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,17 +31,17 @@ dest_option = click.option(
 )
 
 
-def netboot_of(dest: Path | None, configured: str) -> Netboot:
-    """Return the directory that nodes boot from. Raises InputError for a `--dest` that is none.
+@contextlib.contextmanager
+def held_netboot(dest: Path | None, configured: str) -> Iterator[Netboot]:
+    """Hold the directory that nodes boot from; one that the inventory names is begun.
 
-    What is made there, a token for one, would open nothing anywhere else.
+    Raises InputError for a `--dest` that is none: what is made there, a token for one, would open nothing elsewhere.
     """
     from builder.netboot.layout import Netboot
 
     netboot = Netboot((dest or Path(configured)).absolute())
-    if dest is not None:
-        netboot.require()
-    return netboot
+    with netboot.locked(begin=dest is None):
+        yield netboot
 
 
 dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")
