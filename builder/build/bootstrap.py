@@ -9,8 +9,10 @@ from pathlib import Path
 
 from builder.emulation.chroot import Bind, Chroot
 from builder.errors import FetchError
+from builder.host.confine import resolve_in
 from builder.host.hashing import file_digest
 from builder.packages.apt import Deb, Resolution
+from builder.packages.contents import require_contained
 from builder.recipe.schema import BaseImage, Bootstrap
 from builder.run import find_tool, run
 
@@ -35,7 +37,9 @@ def verify(debs: Iterable[Deb], archives: Path) -> None:
 def prepare_root(root: Path, debs: Sequence[Deb], archives: Path) -> None:
     """Unpack packages into an empty directory, so that programs can run there; nothing is configured yet."""
     verify(debs, archives)
-    for name in ("bin", "sbin", "lib"):
+    merged = {name: f"usr/{name}" for name in ("bin", "sbin", "lib")}
+    require_contained([archives / deb.archive_name for deb in debs], links=merged)
+    for name in merged:
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     for name in ("proc", "sys", "dev", "run", "tmp", "etc", "var/lib/dpkg/info", "var/lib/dpkg/updates"):
@@ -76,7 +80,8 @@ def install(chroot: Chroot, answer: Resolution, archives: Path, *, first: bool =
 def write_sources(root: Path, base: Bootstrap | BaseImage, text: str) -> None:
     """Give an image its own apt sources, whatever mirror it was built from."""
     if isinstance(base, Bootstrap):
-        path = root / f"etc/apt/sources.list.d/{base.distribution}.sources"
+        # maintainer scripts ran in the root: its links are not the host's
+        path = resolve_in(root, f"etc/apt/sources.list.d/{base.distribution}.sources")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        (root / "etc/apt/sources.list").unlink(missing_ok=True)
+        resolve_in(root, "etc/apt/sources.list", follow=False).unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from builder.errors import HostError
 from builder.host.cache import Cache, commit, read_json, write_json
 from builder.host.hashing import digest_of
 from builder.packages.apt import Apt, Deb, Request
+from builder.packages.contents import require_contained
 from builder.run import find_tool, run
 
 VERSION = 5
@@ -81,7 +82,9 @@ def make_tools_tree(cache: Cache, apt: Apt, debs: Sequence[Deb]) -> Path:
     unpack = find_tool("dpkg-deb", package="dpkg")
     with cache.scratch("tools") as work:
         root = work / "tree" / "root"
-        for link in ("bin", "sbin", "lib", "lib64"):
+        merged = {name: f"usr/{name}" for name in ("bin", "sbin", "lib", "lib64")}
+        require_contained([cache.archives / deb.archive_name for deb in debs], links=merged)
+        for link in merged:
             (root / "usr" / link).mkdir(parents=True)
             (root / link).symlink_to(f"usr/{link}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -124,7 +127,7 @@ def source_version(version: str) -> str:
 
 def _patch(program: Path, old: bytes, new: bytes) -> None:
     """Replace a constant of a program by another of the same length: all it takes to answer, or look, elsewhere."""
-    if program.exists():
+    if program.is_file() and not program.is_symlink():
         program.write_bytes(program.read_bytes().replace(old, new))
 
 
