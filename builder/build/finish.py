@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from builder.host.confine import resolve_in
 from builder.host.scratch import remove_tree
+from builder.image.identities import remove
 
 # emptied: their directories belong to packages
 _EMPTIED = ("var/lib/apt/lists", "var/cache/apt", "var/cache/debconf.old", "var/tmp")
@@ -21,14 +24,11 @@ _REMOVED = (
     "root/.bash_history",
     "var/cache/debconf/*-old",
     "var/cache/ldconfig/aux-cache",
-    "var/lib/dbus/machine-id",
     "var/lib/dpkg/*-old",
     "var/lib/dpkg/available",
     "var/lib/dpkg/lock",
     "var/lib/dpkg/lock-frontend",
     "var/lib/dpkg/triggers/Lock",
-    "var/lib/systemd/credential.secret",
-    "var/lib/systemd/random-seed",
     "var/log/alternatives.log",
     "var/log/bootstrap.log",
     "var/log/dpkg.log",
@@ -54,19 +54,15 @@ def tidy(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def finish(root: Path, *, grow: bool = True) -> None:
-    """Make the tree one that nobody has booted: no machine-id, no host keys, empty logs.
+def finish(root: Path, *, made: Mapping[str, str] = MappingProxyType({}), grow: bool = True) -> None:
+    """Make the tree one that nobody has booted: no identity of a machine (builder/image/identities.py), empty logs.
 
-    Without `grow` the root partition keeps its size: the unit that would grow it at first boot is not enabled.
+    `made` are the identities that packages made, by path, with their digests. Without `grow` the root partition keeps
+    its size: the unit that would grow it at first boot is not enabled.
     """
     if not grow:
         (resolve_in(root, "etc/systemd/system/multi-user.target.wants") / _GROW).unlink(missing_ok=True)
-    for key in resolve_in(root, "etc/ssh").glob("ssh_host_*"):
-        key.unlink()
-    machine_id = resolve_in(root, "etc") / "machine-id"
-    machine_id.unlink(missing_ok=True)
-    machine_id.touch()
-    machine_id.chmod(0o444)
+    remove(root, made)
     logs = resolve_in(root, "var/log")
     for path in logs.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_size:

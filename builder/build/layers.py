@@ -7,7 +7,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder import console
@@ -21,6 +21,7 @@ from builder.emulation.tools_tree import is_libperl
 from builder.errors import PibuildError, StepError
 from builder.host.cache import Cache, commit, read_json, write_json
 from builder.host.mounts import overlay
+from builder.image.identities import found
 from builder.image.ingest import ingest
 from builder.packages.apt import Resolution
 from builder.recipe.load import RecipeStep
@@ -51,6 +52,7 @@ class LayerTarget:
     chroot: Chroot
     artifacts: Mapping[str, Path]
     step: RecipeStep | None = None
+    identities: dict[str, str] = field(default_factory=dict)
 
     def run(
         self,
@@ -91,11 +93,16 @@ def make_layer(shop: Workshop, plan: Plan, number: int) -> float:
         full_perl = any(is_libperl(deb.name) for answer in _answers_up_to(plan, number) for deb in answer.debs)
         lowers = [*below, _harness(shop.cache), *shop.emulation.lowers(full_perl=full_perl)]
         with overlay(lowers, merged, upper=upper, work=work):
-            _fill(shop, plan, layer, merged)
+            identities = _fill(shop, plan, layer, merged)
         _clamp_times(upper, plan.lock.epoch)
         write_json(
             scratch / "layer" / "meta.json",
-            {"name": layer.name, "seconds": time.monotonic() - begun, "inputs": dict(layer.inputs)},
+            {
+                "name": layer.name,
+                "seconds": time.monotonic() - begun,
+                "inputs": dict(layer.inputs),
+                "identities": identities,
+            },
         )
         shop.cache.put_aside(shop.layers / layer.key)
         commit(scratch / "layer", shop.layers / layer.key)
@@ -121,7 +128,8 @@ def _begin_base(shop: Workshop, plan: Plan, upper: Path, scratch: Path) -> None:
         prepare_root(upper, plan.lock.base.debs, shop.cache.archives)
 
 
-def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None:
+def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> dict[str, str]:
+    """Fill a layer's merged root; return the identities that packages made there, by path, with their digests."""
     env = {
         "SOURCE_DATE_EPOCH": str(plan.lock.epoch),
         "DEBIAN_FRONTEND": "noninteractive",
@@ -135,6 +143,8 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
         fresh = replace(chroot, native=stand_ins.paths(fresh=True))
         install(fresh, plan.lock.base, shop.cache.archives, first=True)
         write_sources(merged, plan.recipe.base, plan.lock.sources)
+    if layer.name == BASE:
+        target.identities = found(merged)
     for index, step in enumerate(layer.steps):
         hidden = _VISIBLE_TO_AUTHORS if isinstance(step.step, RunStep) else ()
         console.step(f"{step.kind} ({step.place.mark.file.name}:{step.place.mark.line})")
@@ -142,15 +152,40 @@ def _fill(shop: Workshop, plan: Plan, layer: PlannedLayer, merged: Path) -> None
         _apply(target, step, (layer.answers or {}).get(index), shop)
     if layer.name == FINISH:
         console.step("no identity of a machine stays")
-        finish(merged, grow=plan.recipe.disk.root.grow)
+        finish(merged, made=_made_identities(shop, plan), grow=plan.recipe.disk.root.grow)
     tidy(merged)
+    return target.identities
+
+
+def _made_identities(shop: Workshop, plan: Plan) -> dict[str, str]:
+    """Return the identities that packages made in all layers; of an earlier version's layer, all that it holds."""
+    made: dict[str, str] = {}
+    for layer in plan.layers[:-1]:
+        own = read_json(shop.layers / layer.key / "meta.json").get("identities")
+        if own is None and _has_packages(layer):
+            own = found(shop.layers / layer.key / "fs")
+        made.update(own or {})
+    return made
+
+
+def is_of_packages(shop: Workshop, plan: Plan, path: str) -> bool:
+    """Say whether a file of the golden tree is of a layer in which packages were installed."""
+    layers = [each for each in plan.layers[::-1] if os.path.lexists(shop.layers / each.key / "fs" / path)]
+    return bool(layers) and _has_packages(layers[0])
+
+
+def _has_packages(layer: PlannedLayer) -> bool:
+    """Say whether packages were installed in a layer, whose scripts make identities."""
+    return layer.name == BASE or any(isinstance(step.step, PackagesStep) for step in layer.steps)
 
 
 def _apply(target: LayerTarget, step: RecipeStep, answer: Resolution | None, shop: Workshop) -> None:
     try:
         step.step.apply(target, step.place)
         if isinstance(step.step, PackagesStep) and answer is not None and (answer.debs or answer.removes):
+            before = found(target.root)
             install(target.chroot, answer, shop.cache.archives)
+            target.identities.update(dict(found(target.root).items() - before.items()))
     except CommandError as error:
         raise StepError(f"{_where(step)}{error.message}", hint=error.hint) from error
     except PibuildError:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from builder import __version__, console
 from builder.build.base_image import obtain_image
-from builder.build.layers import Workshop, golden_tree, layer_seconds, make_layer
+from builder.build.layers import Workshop, golden_tree, is_of_packages, layer_seconds, make_layer
 from builder.build.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
 from builder.build.plan import Plan, PlannedLayer, make_plan, remember_plan
 from builder.emulation.mode import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
@@ -25,7 +25,9 @@ from builder.host.fetch import Patience
 from builder.host.mounts import enter_namespaces
 from builder.host.tree import compare
 from builder.image.capabilities import can_mend, capable_files
+from builder.image.identity_signs import signs_in
 from builder.image.ingest import ImagePlaces
+from builder.image.open import open_image
 from builder.image.partitions import DiskSpec
 from builder.image.publish import Published, PublishRequest, find_published, publish
 from builder.packages.apt import Access, Deb, is_present
@@ -80,7 +82,7 @@ class Built:
     """What a build did. Times are seconds.
 
     `entrance` is whether a person can log in to the image as it is; `key_variable` whether the recipe has the variable
-    of keys.
+    of keys. `identities`: what packages seem to have made for one machine.
     """
 
     recipe: str
@@ -93,6 +95,7 @@ class Built:
     differences: tuple[str, ...] | None
     entrance: bool
     key_variable: bool
+    identities: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Return what a person reads at the end: where, how big, how long, what next."""
@@ -102,6 +105,7 @@ class Built:
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
         lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
+        lines += [f"identity   {told}; every machine would have the same" for told in self.identities]
         if self.differences is not None:
             lines.append(f"verified   built both ways, {len(self.differences)} differences")
         link = published.directory.parent / "latest"
@@ -180,7 +184,15 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         differences=differences,
         entrance=entrance,
         key_variable=KEYS in recipe.variables,
+        identities=_unknown_identities(shop, plan, published),
     )
+
+
+def _unknown_identities(shop: Workshop, plan: Plan, published: Published) -> tuple[str, ...]:
+    """Return in words what packages' scripts seem to have made for one machine, and no table knows."""
+    with open_image(published.directory) as image:
+        signs = signs_in(image.root)
+    return tuple(f"/{path} looks like {sign}" for path, sign in signs.items() if is_of_packages(shop, plan, path))
 
 
 def _report_capabilities(tree: Path) -> None:

@@ -21,6 +21,7 @@ from builder.packages.apt import Resolution
 from builder.recipe.load import Recipe, RecipeLayer, RecipeStep
 
 ENGINE = 8  # raised when the engine makes another layer of the same inputs
+FINISHING = 1  # raised when the last layer becomes another of the same layers below
 BASE, FINISH = "base", "finish"
 UNRESOLVED = "unresolved"
 
@@ -93,7 +94,10 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
     add(BASE, _base_inputs(recipe, known))
     for layer in recipe.layers:
         add(layer.name, _layer_inputs(layer, known, present), layer)
-    add(FINISH, {"disk": digest_of(recipe.disk.model_dump(mode="json")), "recipe": recipe.name})
+    add(
+        FINISH,
+        {"version": str(FINISHING), "disk": digest_of(recipe.disk.model_dump(mode="json")), "recipe": recipe.name},
+    )
     return Plan(recipe=recipe, lock=known, layers=tuple(layers))
 
 

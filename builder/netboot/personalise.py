@@ -21,6 +21,7 @@ from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
 from builder.host.overlay import Laid, walk
 from builder.host.templates import environment
+from builder.image.identities import node_identities
 from builder.inventory.nodes import Inventory, Node
 from builder.kubernetes.k3s import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.monitoring.forwarder import template_values
@@ -121,6 +122,8 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     state, timezone = subject.state, subject.inventory.cluster.timezone
     for file in state.files:
         yield NodeFile(path=file.path, content=file.content, mode=file.mode, secret=file.mode == 0o600)  # noqa: PLR2004
+    for path, (content, mode) in node_identities(subject.generation.root, state.machine_id).items():
+        yield NodeFile(path=f"/{path}", content=content, mode=mode)
     if not (subject.generation.root / "usr/share/zoneinfo" / timezone).is_file():
         problem = f"the image knows no time zone '{timezone}'"
         raise InputError(Problem(message=problem, hint="cluster.timezone: a name of timedatectl list-timezones"))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from builder.image.filesystem import FileSystem
 from builder.image.open import Image, Partition
+from builder.verify.boot_chain_identities import check_identities
 from builder.verify.finding import Finding
 
 _NUMBERED = re.compile(r"/dev/(?:mmcblk\d+p|nvme\d+n\d+p|[sv]d[a-z])(\d{1,4})")
@@ -25,7 +26,12 @@ def check_root(image: Image, cmdlines: Mapping[str, bytes], *, initramfs: bool) 
         findings += [_check_root_word(image, name, words), _check_wait(name, words, initramfs=initramfs)]
         init = next((word[5:] for word in words if word.startswith("init=")), "/sbin/init")
         findings.append(_check_init(image.root, init))
-    findings += [_check_modes(image.root), _check_fstab(image), *_check_untouched(image.root)]
+    findings += [
+        _check_modes(image.root),
+        _check_fstab(image),
+        *_check_untouched(image.root),
+        *check_identities(image.root),
+    ]
     return findings
 
 

@@ -45,8 +45,6 @@ def test_tidy_removes_traces_and_keeps_the_rest(root: Path) -> None:
         "root/.bash_history",
     )
     _write(root, *kept, *traces)
-    (root / "var/lib/dbus").mkdir()
-    (root / "var/lib/dbus/machine-id").symlink_to("/etc/machine-id")
     tidy(root)
     assert _files(root) == set(kept)
     for name in ("var/lib/apt/lists", "var/cache/apt", "var/tmp"):
@@ -63,6 +61,9 @@ def test_an_empty_root_is_tidy(root: Path) -> None:
 def test_finish_leaves_the_identity_of_no_machine(root: Path) -> None:
     _write(root, "etc/ssh/ssh_host_ed25519_key", "etc/ssh/ssh_host_ed25519_key.pub", "etc/ssh/sshd_config")
     _write(root, "etc/machine-id", content="0123456789abcdef0123456789abcdef\n")
+    _write(root, "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret")
+    (root / "var/lib/dbus").mkdir()
+    (root / "var/lib/dbus/machine-id").symlink_to("/etc/machine-id")
     _write(root, "var/log/syslog", "var/log/apt/history.log", "var/log/journal/0123/system.journal")
     for _ in range(2):
         finish(root)

@@ -74,6 +74,21 @@ def test_hosts_resolve_the_node_itself_and_every_other(subject: Subject) -> None
     assert len([line for line in lines if line.startswith("192.168.2.")]) == 18
 
 
+def test_no_two_nodes_share_the_name_that_they_go_to_storage_by(subject: Subject) -> None:
+    """Whatever the image has there; and it outlives the root, as access lists on the other side name it."""
+    name = "/etc/iscsi/initiatorname.iscsi"
+    assert name not in files_of(subject)
+    for path, text in (("usr/sbin/iscsi-iname", ""), (name[1:], "InitiatorName=iqn.1993-08.org.debian:01:0a\n")):
+        (subject.generation.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (subject.generation.root / path).write_text(text)
+    other = replace(subject, state=replace(subject.state, machine_id=machine_id("c0a3cab5")))
+    shared = replace(subject, shared=True)
+    one, two, over = (files_of(each)[name] for each in (subject, other, shared))
+    assert one.content.startswith(b"InitiatorName=iqn.1993-08.org.debian:01:")
+    assert one.content == over.content != two.content
+    assert one.mode == 0o600
+
+
 def test_the_login_nodes_key_opens_the_user(subject: Subject) -> None:
     file = files_of(replace(subject, keys=("ssh-ed25519 BBBB person",)))["/home/ubuntu/.ssh/authorized_keys"]
     assert file.content == b"ssh-ed25519 AAAA login node\nssh-ed25519 BBBB person\n"

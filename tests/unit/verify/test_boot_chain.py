@@ -271,3 +271,41 @@ def test_a_published_image_is_checked_for_the_boards_of_its_recipe(tmp_path: Pat
         (tmp_path / "manifest.json").write_text(manifest)
         with open_image(tmp_path) as image:
             assert set(boards_of(image)) == boards
+
+
+def _shared(findings: tuple[Finding, ...], *, note: bool) -> list[Finding]:
+    return [each for each in findings if each.check == "shared identity" and each.note is note]
+
+
+def test_an_identity_that_every_machine_would_have_is_named(tmp_path: Path) -> None:
+    """What machines that work together may share is a note."""
+    baked = {
+        "etc/iscsi/initiatorname.iscsi": b"InitiatorName=iqn.1993-08.org.debian:01:42c93dd07e9c\n",
+        "etc/ssl/private/ssl-cert-snakeoil.key": b"key",
+        "var/lib/dbus/machine-id": b"0123456789abcdef0123456789abcdef\n",
+        "etc/munge/munge.key": b"a cluster's own",
+    }
+    findings = check(tmp_path, root(baked))
+    (found,) = _shared(findings, note=False)
+    assert not found.ok
+    assert found.detail == (
+        "/var/lib/dbus/machine-id (dbus), /etc/iscsi/initiatorname.iscsi (open-iscsi),"
+        " /etc/ssl/private/ssl-cert-snakeoil.key (ssl-cert)"
+    )
+    assert [each.detail.split()[0] for each in _shared(findings, note=True)] == ["/etc/munge/munge.key"]
+    assert [each.check for each in findings if not each.ok] == ["shared identity"]
+
+
+def test_what_a_package_fills_in_at_first_boot_is_no_identity(tmp_path: Path) -> None:
+    (found,) = _shared(check(tmp_path, root({"etc/iscsi/initiatorname.iscsi": b"GenerateName=yes\n"})), note=False)
+    assert found.ok
+
+
+def test_what_looks_like_an_identity_and_no_package_brought_is_a_note(tmp_path: Path) -> None:
+    own, brought, elsewhere = (f"{at}/id" for at in ("var/lib/new", "etc/brought", "usr/share/new"))
+    token = b"5f2b9c1e-8d3a-4c7b-9e21-0a6d4f8b7c35\n"
+    lists = {"var/lib/dpkg/info/brought.list": b"/.\n/etc\n/etc/brought\n/etc/brought/id\n"}
+    findings = check(tmp_path, root({own: token, brought: token, elsewhere: token, **lists}))
+    (note,) = _shared(findings, note=True)
+    assert note.detail == "/var/lib/new/id looks like a UUID; every machine would have the same"
+    assert all(each.ok for each in findings)
