@@ -10,7 +10,7 @@ import functools
 import os
 from pathlib import Path
 
-from builder.build.lock import open_archive
+from builder.build.archives import open_archive
 from builder.host.cache import Cache, commit
 from builder.packages.apt import Request
 from builder.recipe.load import load_recipe

@@ -164,11 +164,14 @@ def snapshots(of: Repository) -> tuple[Snapshot, ...]:
     return tuple(sorted(found, key=lambda one: one.time))
 
 
-def restore(of: Repository, to: Path, *, snapshot: str = "latest", include: Sequence[str] = ()) -> int:
+def restore(
+    of: Repository, to: Path, *, snapshot: str = "latest", include: Sequence[str] = (), dry_run: bool = False
+) -> int:
     """Bring a snapshot, or the paths `include` of it, back below a directory; return how many files are there then.
 
     One that was stopped goes on when it is called for again. The directory is made for its owner alone: what a node has
-    backed up may be setuid. Raises InputError for a directory that has something else in it, CommandError.
+    backed up may be setuid. A dry run writes nothing. Raises InputError for a directory that has something else in it,
+    CommandError.
     """
     if snapshot == "latest":
         own = [one.id for one in snapshots(of) if one.host == of.node]
@@ -181,13 +184,15 @@ def restore(of: Repository, to: Path, *, snapshot: str = "latest", include: Sequ
     if to.exists() and not _goes_on(to, order):
         hint = "name a new directory: what is there would be mixed with what comes back"
         raise InputError(Problem(message=f"{to} is not an empty directory", hint=hint))
+    wanted = [word for path in include for word in ("--include", path)]
+    if dry_run:  # restic has a dry run of its own from 0.17 on
+        listed = map(json.loads, of.restic("ls", "--no-lock", "--json", snapshot).stdout.splitlines())
+        paths = [Path(one["path"]) for one in listed if one.get("type") not in ("dir", None)]
+        return sum(not include or any(path.is_relative_to(each) for each in include) for path in paths)
     try:
         to.mkdir(mode=0o700, parents=True, exist_ok=True)
         marker.write_text(order)
-        words: list[str | Path] = ["restore", snapshot, "--no-lock", "--target", to]
-        for path in include:
-            words += ["--include", path]
-        of.restic(*words)
+        of.restic("restore", snapshot, "--no-lock", "--target", to, *wanted)
         restored = sum(1 for path in to.rglob("*") if path.is_symlink() or path.is_file()) - 1
         marker.unlink()
     except OSError as error:

@@ -15,26 +15,25 @@ from typing import Any
 import yaml
 
 from builder import console
+from builder.build.archives import ARCHITECTURE, more_suites, open_archive, package_steps, source_of, unknown_packages
 from builder.build.base_image import obtain_image, resolve_image
-from builder.errors import FetchError, InputError, Problem
+from builder.errors import FetchError, InputError, Problem, StepError
 from builder.host.cache import Cache, read_json, write_json
 from builder.host.hashing import digest_of
 from builder.host.named_file import read_named
 from builder.image.ingest import ImagePlaces
 from builder.image.open import Image, open_image
 from builder.packages.apt import Access, Apt, Deb, Request, Resolution
-from builder.packages.mirrors import candidate_sources, find_keyring, image_sources
-from builder.packages.source import Source
+from builder.packages.mirrors import image_sources
 from builder.recipe.load import Recipe
 from builder.recipe.schema import BaseImage, Bootstrap
 from builder.recipe.steps.base import Place
-from builder.recipe.steps.packages import PackageSource, PackagesStep
+from builder.recipe.steps.packages import PackagesStep
 
 FORMAT = 2
 _RESOLVER = 3  # raised when the same archive would be asked another question
 _LATEST = 1 << 40  # seconds
 _ESSENTIAL = ("?essential", "apt")
-ARCHITECTURE = "arm64"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,16 +171,6 @@ def base_question(base: Bootstrap | BaseImage) -> dict[str, object]:
     return {**said, "path": base.path.name if base.path else None}
 
 
-def package_steps(recipe: Recipe) -> list[tuple[str, PackagesStep, Place]]:
-    """Return the packages steps with their names in a lock, `LAYER/INDEX`."""
-    return [
-        (f"{layer.name}/{index}", step.step, step.place)
-        for layer in recipe.layers
-        for index, step in enumerate(layer.steps)
-        if isinstance(step.step, PackagesStep)
-    ]
-
-
 def recipe_artifacts(recipe: Recipe) -> dict[str, Any]:
     """Return the artifacts of all steps by checksum."""
     return {a.sha256.lower(): a for layer in recipe.layers for step in layer.steps for a in step.step.artifacts()}
@@ -193,6 +182,39 @@ def remembered(recipe: Recipe, cache: Cache) -> Lock | None:
     if known and "value" in known:  # YAML takes a quarter of a second to say the same
         return replace(_lock(known["value"]), text=known["lock"])
     return parse_lock(known["lock"], _memo(recipe, cache)) if known else None
+
+
+def prefixes_of(recipe: Recipe) -> list[str]:
+    """Return a digest of what is asked of the archive for the base, and for each packages step with all before it.
+
+    Recipes that begin in the same way, as one does that extends another, have the first of them in common. Where
+    packages come from is in all: a further source may change any answer.
+    """
+    sources = [source.model_dump(mode="json") for _, step, _ in package_steps(recipe) for source in step.sources]
+    suites = sorted({step.suite for _, step, _ in package_steps(recipe) if step.suite})
+    found = [digest_of([_RESOLVER, base_question(recipe.base), recipe.epoch, sources, suites])]
+    for name, step, place in package_steps(recipe):
+        found.append(digest_of([found[-1], name, step.model_dump(mode="json"), step.inputs(place)]))
+    return found
+
+
+def remembered_in_part(recipe: Recipe, cache: Cache) -> Lock | None:
+    """Return what the longest beginning of a recipe resolved to, as part of another recipe that the cache remembers.
+
+    The lock has the steps of that beginning alone. None where not even the base is known.
+    """
+    wanted, best = prefixes_of(recipe), (0, 0.0, "", Path())
+    for path in cache.resolutions.glob("*.json"):
+        memo = read_json(path) or {}
+        common = [one for one, other in zip(wanted, memo.get("prefixes") or (), strict=False) if one == other]
+        if common:
+            best = max(best, (len(common), path.stat().st_mtime, memo["lock"], path))
+    count, _, text, path = best
+    if not count:
+        return None
+    lock = parse_lock(text, path)
+    kept = {name: lock.steps[name] for name, *_ in package_steps(recipe)[: count - 1] if name in lock.steps}
+    return replace(lock, recipe=recipe.name, question="", steps=kept, text="")
 
 
 def _memo(recipe: Recipe, cache: Cache) -> Path:
@@ -222,62 +244,19 @@ def resolve(
     release = apt.release_digest()
     memo = read_json(_memo(recipe, cache))
     if known and memo["release"] == release and not refresh:
+        if "prefixes" not in memo:  # of an earlier pibuild
+            write_json(_memo(recipe, cache), {**memo, "prefixes": prefixes_of(recipe)})
         return known
     with console.progress("resolve packages"):
-        found = _ask(recipe, apt, status)
-    write_json(_memo(recipe, cache), {"release": release, "lock": found.to_text(), "value": found.to_json()})
-    return found
-
-
-def open_archive(
-    cache: Cache, distribution: str, suite: str, recipe: Recipe, architecture: str, *, access: Access = "current"
-) -> Apt:
-    """Return apt with the lists of the first archive that serves the suite. Raises FetchError when none does."""
-    base = recipe.base
-    bootstrap = base if isinstance(base, Bootstrap) else None
-    keyring = Path(bootstrap.keyring) if bootstrap and bootstrap.keyring else find_keyring(distribution)
-    components = bootstrap.components if bootstrap else _COMPONENTS[distribution]
-    mirror = bootstrap.mirror if bootstrap else "auto"
-    failure: FetchError | None = None
-    extra = _extra_sources(recipe) if architecture == ARCHITECTURE else []
-    more = _more_suites(recipe) if architecture == ARCHITECTURE else ()
-    for own in candidate_sources(distribution, suite, components, mirror=mirror, keyring=keyring, cache=cache):
-        sources = [replace(one, suites=(*one.suites, *more)) if suite in one.suites else one for one in own]
-        apt = Apt(cache, (*sources, *extra), architecture, access=access)
         try:
-            with console.progress(f"package lists of {distribution} {suite}, {architecture}"):
-                apt.update()
-        except FetchError as error:
-            failure = failure or error
-        else:
-            return apt
-    raise failure or FetchError(
-        f"no archive for {distribution} {suite}", hint="name a mirror in the recipe's bootstrap"
-    )
-
-
-_COMPONENTS = {"debian": ("main", "non-free-firmware"), "ubuntu": ("main", "restricted", "universe")}
-
-
-def _extra_sources(recipe: Recipe) -> list[Source]:
-    return [_source(source, place) for _, step, place in package_steps(recipe) for source in step.sources]
-
-
-def _source(source: PackageSource, place: Place) -> Source:
-    return Source(
-        uris=" ".join(source.uris),
-        suites=tuple(source.suites),
-        components=tuple(source.components),
-        keyring=(place.directory / source.key).resolve(),
-    )
-
-
-def _more_suites(recipe: Recipe) -> tuple[str, ...]:
-    """Return the suites that steps ask for and no source of theirs brings: the base's own archive has them."""
-    brought = {suite for source in _extra_sources(recipe) for suite in source.suites}
-    asked = [step.suite for _, step, _ in package_steps(recipe) if step.suite and step.suite not in brought]
-    own = recipe.base.suite if isinstance(recipe.base, Bootstrap) else ""
-    return tuple(suite for suite in dict.fromkeys(asked) if suite != own)
+            found = _ask(recipe, apt, status)
+        except StepError as error:
+            if problems := unknown_packages(recipe, cache):
+                raise InputError(*problems) from error
+            raise
+    memo = {"release": release, "lock": found.to_text(), "value": found.to_json(), "prefixes": prefixes_of(recipe)}
+    write_json(_memo(recipe, cache), memo)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +315,7 @@ def _ask(recipe: Recipe, apt: Apt, status: _BaseStatus) -> Lock:
     first, sources = Resolution(debs=()), ""
     if isinstance(base, Bootstrap):
         first = apt.resolve(Request(install=(*_ESSENTIAL, *base.include)))
-        sources = image_sources(base.distribution, base.suite, base.components, more=_more_suites(recipe))
+        sources = image_sources(base.distribution, base.suite, base.components, more=more_suites(recipe))
     installed = {deb.name: deb for deb in first.debs}
     steps = {}
     for name, step, place in package_steps(recipe):
@@ -370,7 +349,7 @@ def _say_what_gave_nothing(apt: Apt, step: PackagesStep, place: Place, answer: R
     if step.suite and not any(apt.has(step.suite, deb) for deb in answer.debs):
         console.warn(f"{place.mark}: no package of this step, and none that it needs, is in {step.suite}")
     for source in step.sources:
-        found = _source(source, place)
+        found = source_of(source, place)
         if not any(apt.has(suite, deb, source=found) for suite in source.suites for deb in answer.debs):
             console.warn(
                 f"{place.mark}: source '{source.name}' gave no package of this step: others have them with a higher "

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from builder import __version__, console
+from builder.build.archives import open_archive
 from builder.build.base_image import obtain_image
 from builder.build.layers import Workshop, golden_tree, is_of_packages, layer_seconds, make_layer
-from builder.build.lock import Lock, open_archive, read_fitting_lock, recipe_artifacts, resolve
+from builder.build.lock import Lock, read_fitting_lock, recipe_artifacts, resolve
 from builder.build.plan import Plan, PlannedLayer, make_plan, remember_plan
 from builder.emulation.mode import NONE, Emulation, can_use_native_tools, full_emulation, is_native, native_emulation
 from builder.emulation.tools_tree import make_tools_tree, resolve_tools

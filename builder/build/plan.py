@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.build.lock import Lock, base_question, recipe_artifacts, remembered
+from builder.build.lock import Lock, base_question, recipe_artifacts, remembered, remembered_in_part
 from builder.host.cache import Cache, read_json, write_json
 from builder.host.dirmode import is_open
 from builder.host.hashing import digest_of
 from builder.packages.apt import Resolution
 from builder.recipe.load import Recipe, RecipeLayer, RecipeStep
+from builder.recipe.steps.packages import PackagesStep
 
 ENGINE = 8  # raised when the engine makes another layer of the same inputs
 FINISHING = 1  # raised when the last layer becomes another of the same layers below
@@ -30,13 +31,15 @@ UNRESOLVED = "unresolved"
 class PlannedLayer:
     """A layer to come.
 
-    `changed` names the inputs that differ from the last build of this recipe. `steps` are empty for the first and the
-    last layer, which the engine makes itself; `answers` maps a packages step's index to what it resolved to.
+    `final`: its key is known, as all versions are up to it. `changed` names the inputs that differ from the last build
+    of this recipe. `steps` are empty for the first and the last layer, which the engine makes itself; `answers` maps a
+    packages step's index to what it resolved to.
     """
 
     name: str
     key: str
     cached: bool
+    final: bool
     changed: tuple[str, ...]
     inputs: Mapping[str, str]
     steps: tuple[RecipeStep, ...] = ()
@@ -58,24 +61,29 @@ class Plan:
 
     @property
     def resolved(self) -> bool:
-        """Whether versions are known. Without them keys are not final, and no layer counts as cached."""
-        return self.lock.question != UNRESOLVED
+        """Whether all versions are known. The layers from the first on whose are not count as not cached."""
+        return self.layers[-1].final
 
 
 def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Mapping[str, Path] | None = None) -> Plan:
     """Return the plan of a recipe as a lock resolves it; without one, as it was last resolved.
 
-    `artifacts` are the files that are there, by checksum; None looks into the cache. A recipe that was never resolved
-    is planned with open keys: its layers count as not cached.
+    `artifacts` are the files that are there, by checksum; None looks into the cache. Of a recipe that was never
+    resolved, the layers that it has in common with one that was are known; from the first new packages on, keys are
+    open and layers count as not cached.
     """
-    known = lock or remembered(recipe, cache) or _unresolved(recipe)
+    known = lock or remembered(recipe, cache) or remembered_in_part(recipe, cache) or _unresolved(recipe)
     present = artifacts if artifacts is not None else _cached_artifacts(recipe, cache)
     before = read_json(_record(recipe, cache)) or {}
     layers: list[PlannedLayer] = []
 
     def add(name: str, inputs: dict[str, str], layer: RecipeLayer | None = None) -> None:
         key = layer_key(layers[-1].key if layers else "", inputs)
-        cached = known.question != UNRESOLVED and is_open(cache.layers / key)  # else of another umask
+        steps = layer.steps if layer else ()
+        asked = [f"{name}/{i}" for i, step in enumerate(steps) if isinstance(step.step, PackagesStep)]
+        below = layers[-1].final if layers else known.question != UNRESOLVED
+        final = below and all(one in known.steps for one in asked)
+        cached = final and is_open(cache.layers / key)  # else of another umask
         places = _places(layer)
         changed = () if cached else _changes(inputs, before.get(name), parent_cached=not layers or layers[-1].cached)
         count = len(layer.steps) if layer else 0
@@ -84,6 +92,7 @@ def make_plan(recipe: Recipe, lock: Lock | None, cache: Cache, *, artifacts: Map
                 name=name,
                 key=key,
                 cached=cached,
+                final=final,
                 changed=tuple(f"{change}{places.get(change.partition(':')[0], '')}" for change in changed),
                 inputs=inputs,
                 steps=layer.steps if layer else (),

@@ -9,8 +9,19 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, json_option, plain, progress_option, table_options
+from builder.cli.names import Commands
+from builder.cli.options import (
+    cluster_option,
+    dest_option,
+    dry_run_option,
+    example,
+    json_option,
+    plain,
+    progress_option,
+    table_options,
+    tell,
+)
+from builder.cli.selection import node_argument
 
 if TYPE_CHECKING:
     from builder.inventory.nodes import Inventory
@@ -25,7 +36,7 @@ repository_option = click.option(
 )
 
 
-@click.group(epilog=example("sudo pibuild backup list yellow3", "sudo pibuild backup rotate yellow3"))
+@click.group(cls=Commands, epilog=example("sudo pibuild backup list yellow3", "sudo pibuild backup rotate yellow3"))
 def backup() -> None:
     """List nodes' backups, change their passwords.
 
@@ -40,12 +51,12 @@ def backup() -> None:
         "sudo pibuild backup list yellow3 --repository /srv/backup --json",
     ),
 )
-@click.argument("node")
+@node_argument
 @repository_option
 @cluster_option
 @dest_option
 @table_options
-def list_snapshots(node: str, base: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
+def list_snapshots(name: str, base: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
     """List the snapshots of NODE.
 
     Needs root: the node's passwords are in its state.
@@ -54,8 +65,16 @@ def list_snapshots(node: str, base: str, cluster_file: Path | None, dest: Path |
     from builder.run import require_root
 
     inventory, netboot = _cluster(cluster_file, dest)
+    if not base and not inventory.node(name).backup:
+        tell(
+            [],
+            f"{inventory.node(name).name} makes no backups: backup is off for it in {inventory.path}",
+            "turn it on with backup: true, for the node, a group, a role or the defaults",
+            as_json=as_json,
+        )
+        return
     require_root("backup list")
-    found = snapshots(repository(inventory, netboot, inventory.node(node), base=base))
+    found = snapshots(repository(inventory, netboot, inventory.node(name), base=base))
     if as_json:
         console.print_json(plain(found))
         return
@@ -67,23 +86,30 @@ def list_snapshots(node: str, base: str, cluster_file: Path | None, dest: Path |
 
 
 @backup.command(epilog=example("sudo pibuild backup rotate yellow3"))
-@click.argument("node")
+@node_argument
 @cluster_option
 @dest_option
+@dry_run_option
 @json_option
-def rotate(node: str, cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
+def rotate(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Give NODE new passwords for its backups.
 
     For its repository and for the gateway. The old ones open nothing any more. Whatever stops it on its way, running
     it again brings it to its end. Needs root; a node with a disk of its own has to be up.
     """
     from builder.backup.gateway import find_gateway
+    from builder.backup.repository import repository
     from builder.backup.rotate import rotate as rotate_secrets
     from builder.run import require_root
 
     inventory, netboot = _cluster(cluster_file, dest)
     require_root("backup rotate")
-    done = rotate_secrets(inventory, netboot, inventory.node(node), gateway=find_gateway(inventory, netboot))
+    if dry_run:
+        of = repository(inventory, netboot, inventory.node(name))
+        said = f"{of.node} would get new passwords for {of.url}; the old ones would open nothing any more"
+        tell({"node": of.node, "repository": of.url, "dry_run": True}, said, as_json=as_json)
+        return
+    done = rotate_secrets(inventory, netboot, inventory.node(name), gateway=find_gateway(inventory, netboot))
     if as_json:
         console.print_json(plain(done))
         return
@@ -96,8 +122,9 @@ def rotate(node: str, cluster_file: Path | None, dest: Path | None, as_json: boo
 @backup.command(epilog=example("sudo pibuild backup gateway"))
 @cluster_option
 @dest_option
+@dry_run_option
 @json_option
-def gateway(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
+def gateway(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Tell the gateway which nodes to let in.
 
     All that are backed up, each to its own repository; a node that is gone is let in no more, its backups stay. Makes
@@ -113,11 +140,10 @@ def gateway(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None
     if found is None:
         hint = "cluster: backup: {gateway: NODE}; stores without one need no such thing"
         raise InputError(Problem(message=f"{inventory.path} names no gateway", hint=hint))
-    names = let_in(inventory, netboot, found)
-    if as_json:
-        console.print_json(list(names))
-    else:
-        console.say(f"let in: {', '.join(names)}")
+    backed_up = tuple(node.name for node in inventory.nodes if node.backup)
+    names = backed_up if dry_run else let_in(inventory, netboot, found)
+    listed = ", ".join(names) or "nobody: no node has backup: true"
+    tell(names, f"would let in: {listed}" if dry_run else f"let in: {listed}", as_json=as_json)
 
 
 @click.command(
@@ -127,23 +153,25 @@ def gateway(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None
         "# on the node itself: pibuild-restore --in-place --yes",
     )
 )
-@click.argument("node")
+@node_argument
 @click.option("--to", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new or empty directory.")
 @click.option("--snapshot", default="latest", show_default=True, help="Which one; pibuild backup list NODE.")
 @click.option("--include", metavar="PATH", multiple=True, help="Only this, as it is called on the node; repeatable.")
 @repository_option
 @cluster_option
 @dest_option
+@dry_run_option
 @progress_option
 @json_option
 def restore(
-    node: str,
+    name: str,
     to: Path,
     snapshot: str,
     include: tuple[str, ...],
     base: str,
     cluster_file: Path | None,
     dest: Path | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Bring a backup of NODE back.
@@ -156,13 +184,11 @@ def restore(
 
     inventory, netboot = _cluster(cluster_file, dest)
     require_root("restore")
-    of = repository(inventory, netboot, inventory.node(node), base=base)
+    of = repository(inventory, netboot, inventory.node(name), base=base)
     with console.progress(f"restoring {of.node} from {of.url}"):
-        files = bring_back(of, to, snapshot=snapshot, include=include)
-    if as_json:
-        console.print_json({"node": of.node, "snapshot": snapshot, "to": str(to), "files": files})
-    else:
-        console.say(f"{to}: {files} files")
+        files = bring_back(of, to, snapshot=snapshot, include=include, dry_run=dry_run)
+    facts = {"node": of.node, "snapshot": snapshot, "to": to, "files": files, "dry_run": dry_run}
+    tell(facts, f"{to}: {files} files{' would come back' if dry_run else ''}", as_json=as_json)
 
 
 def _cluster(cluster_file: Path | None, dest: Path | None) -> tuple[Inventory, Netboot]:

@@ -13,6 +13,7 @@ from builder.cli import tables
 from builder.cli.options import (
     NamedFile,
     artifacts_option,
+    dry_run_option,
     example,
     json_option,
     offline_option,
@@ -22,6 +23,7 @@ from builder.cli.options import (
     refresh_option,
     set_option,
     table_options,
+    tell,
 )
 from builder.cli.typed import command_line, shown
 
@@ -50,19 +52,26 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
     For every layer of RECIPE: its key, whether it is cached and, if not, which input changed. Needs no root and no
     network: packages are those of the lock, else those that the last build or `pibuild lock` resolved.
     """
+    _print_plan(recipe, settings, lock_file or (_lock_beside(recipe) if locked else None), as_json=as_json)
+
+
+def _print_plan(recipe: Path, settings: Mapping[str, str], lock_file: Path | None, *, as_json: bool) -> None:
+    from builder.build.archives import unknown_packages
     from builder.build.lock import read_fitting_lock
     from builder.build.plan import make_plan
+    from builder.errors import InputError
     from builder.host.cache import Cache
     from builder.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, settings)
-    chosen = lock_file or (_lock_beside(recipe) if locked else None)
-    planned = make_plan(loaded, read_fitting_lock(chosen, loaded) if chosen else None, Cache.default())
+    planned = make_plan(loaded, read_fitting_lock(lock_file, loaded) if lock_file else None, Cache.default())
+    if not planned.resolved and (problems := unknown_packages(loaded, Cache.default())):
+        raise InputError(*problems)
     if as_json:
         layers = [
             {
                 "name": layer.name,
-                "key": layer.key if planned.resolved else None,
+                "key": layer.key if layer.final else None,
                 "cached": layer.cached,
                 "changed": list(layer.changed),
                 "inputs": dict(layer.inputs),
@@ -74,7 +83,7 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
     rows = [
         (
             layer.name,
-            layer.key[:12] if planned.resolved else "?",
+            layer.key[:12] if layer.final else "?",
             "cached" if layer.cached else "to build",
             _listed(layer.changed),
         )
@@ -82,7 +91,11 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
     ]
     console.print_table(tables.PLAN, rows)
     if not planned.resolved:
-        console.warn(f"no package of {recipe} was resolved yet, so keys are open: pibuild lock {recipe} resolves them")
+        since = next(layer.name for layer in planned.layers if not layer.final)
+        console.warn(
+            f"the packages of layer {since} were not resolved yet, so its key and those above it are open; "
+            f"pibuild lock {recipe} --dry-run resolves them"
+        )
 
 
 @click.command(
@@ -127,6 +140,7 @@ def plan(recipe: Path, settings: Mapping[str, str], locked: bool, lock_file: Pat
 @artifacts_option
 @refresh_option
 @offline_option
+@dry_run_option
 @progress_option
 @table_options
 def build(
@@ -143,12 +157,17 @@ def build(
     artifacts: tuple[Path, ...],
     refresh: bool,
     offline: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Build an image from a recipe.
 
     What RECIPE describes ends in output/NAME/latest. Needs root.
     """
+    chosen = lock_file or (_lock_beside(recipe) if locked else None)
+    if dry_run:
+        _print_plan(recipe, settings, chosen, as_json=as_json)
+        return
     console.note(f"building {recipe}")
     from builder.build.pipeline import BuildOptions, build_recipe
     from builder.emulation.log import read_log, rows, sum_up
@@ -156,7 +175,7 @@ def build(
 
     options = BuildOptions(
         settings=settings,
-        lock=lock_file or (_lock_beside(recipe) if locked else None),
+        lock=chosen,
         emulation=emulation,
         verify_emulation=verify_emulation,
         attach=attach,
@@ -192,10 +211,16 @@ def build(
     "--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="File to write; default: beside RECIPE."
 )
 @artifacts_option
+@dry_run_option
 @progress_option
 @json_option
 def lock(
-    recipe: Path, settings: Mapping[str, str], output: Path | None, artifacts: tuple[Path, ...], as_json: bool
+    recipe: Path,
+    settings: Mapping[str, str],
+    output: Path | None,
+    artifacts: tuple[Path, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Write down all that a build takes.
 
@@ -209,11 +234,11 @@ def lock(
     cache.prepare()
     resolved = resolve(loaded, cache, artifacts=artifacts)
     file = output or _lock_beside(recipe)
-    write_lock(file, resolved)
-    if as_json:
-        console.print_json(plain(resolved))
-    else:
-        console.say(f"{file}: {len(resolved.packages)} packages, {len(resolved.artifacts)} artifacts")
+    if not dry_run:
+        write_lock(file, resolved)
+    would = " would be written" if dry_run else ""
+    said = f"{file}{would}: {len(resolved.packages)} packages, {len(resolved.artifacts)} artifacts"
+    tell(resolved, said, as_json=as_json)
 
 
 @click.command(
@@ -222,7 +247,7 @@ def lock(
         "sudo pibuild gc --keep-days 7",
     )
 )
-@click.option("--dry-run", "-n", is_flag=True, help="Say what would go, remove nothing.")
+@dry_run_option
 @click.option(
     "--keep-days",
     metavar="N",

@@ -10,8 +10,21 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option, held_netboot
-from builder.cli.options import NamedFile, ServedDirectory, example, plain, table_options
+from builder.cli.names import Commands
+from builder.cli.options import (
+    NamedFile,
+    cluster_option,
+    dest_option,
+    dry_run_option,
+    example,
+    json_option,
+    plain,
+    table_options,
+    tell,
+    unread_dest_option,
+)
+from builder.cli.selection import Selection, node_argument, selection
+from builder.cli.tokens import held_netboot, seen_netboot, tell_of_token
 
 _database_option = click.option(
     "--database",
@@ -21,13 +34,8 @@ _database_option = click.option(
     help="SQLite file with what nodes reported.",
 )
 
-# readable=False: click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
+# click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
 _FILE = NamedFile(readable=False)
-_dest_option = click.option(
-    "--dest",
-    type=ServedDirectory(readable=False),
-    help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
-)
 
 
 def _listen(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
@@ -37,7 +45,7 @@ def _listen(_context: click.Context, _parameter: click.Parameter, value: str) ->
     return address.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - said in the option's help
 
 
-@click.group(epilog=example("sudo pibuild fleet serve", "pibuild fleet list"))
+@click.group(cls=Commands, epilog=example("sudo pibuild fleet serve", "pibuild fleet list"))
 def fleet() -> None:
     """Know which nodes run, and how they are.
 
@@ -64,7 +72,7 @@ def fleet() -> None:
 @click.option("--key", type=_FILE, help="The certificate's key, PEM.")
 @_database_option
 @cluster_option
-@_dest_option
+@unread_dest_option
 def serve(
     listen: tuple[str, int],
     certificate: Path | None,
@@ -108,10 +116,11 @@ def serve(
     "list",
     epilog=example("pibuild fleet list", "pibuild fleet list --json | jq '.[] | select(.health != \"ok\")'"),
 )
+@selection
 @_database_option
 @cluster_option
 @table_options
-def list_fleet(database: Path, cluster_file: Path | None, as_json: bool) -> None:
+def list_fleet(chosen: Selection, database: Path, cluster_file: Path | None, as_json: bool) -> None:
     """List the nodes: seen when, running what.
 
     Those of the inventory that have never reported are listed as well.
@@ -120,7 +129,9 @@ def list_fleet(database: Path, cluster_file: Path | None, as_json: bool) -> None
     from builder.inventory.load import find_inventory, load_inventory
 
     now = time.time()
-    rows = listed(load_inventory(find_inventory(cluster_file)), Database(database).known(), now)
+    inventory = load_inventory(find_inventory(cluster_file))
+    wanted = {node.name for node in chosen.of(inventory)}
+    rows = [row for row in listed(inventory, Database(database).known(), now) if not chosen.given or row.node in wanted]
     if as_json:
         console.print_json(plain(rows))
         return
@@ -155,10 +166,12 @@ def _ago(last: float | None, now: float) -> str:
         "  ssh yellow3 sudo install -D -m 600 /dev/stdin /etc/pibuild/fleet-token",
     )
 )
-@click.argument("name", metavar="NODE")
+@node_argument
 @cluster_option
 @dest_option
-def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def token(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Print the token of NODE.
 
     For nodes with a disk of their own: their roots are not made here, so it has to be brought to their
@@ -171,6 +184,11 @@ def token(name: str, cluster_file: Path | None, dest: Path | None) -> None:
     inventory = load_inventory(find_inventory(cluster_file))
     node = inventory.node(name)
     require_root("fleet token")
+    if dry_run:
+        seen = seen_netboot(dest, inventory.cluster.netboot)
+        tell_of_token(node.name, seen.state / node.name / "fleet-token", as_json=as_json)
+        return
     with held_netboot(dest, inventory.cluster.netboot) as netboot:
         make_state(netboot, (node,))
-    console.say((netboot.state / node.name / "fleet-token").read_text().strip())
+    made = (netboot.state / node.name / "fleet-token").read_text().strip()
+    tell({"node": node.name, "token": made}, made, as_json=as_json)

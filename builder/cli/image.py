@@ -10,8 +10,9 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, image_argument, json_option, plain, table_options
+from builder.cli.complete import boards as known_boards
+from builder.cli.options import cluster_option, dest_option, example, image_argument, json_option, plain, table_options
+from builder.cli.selection import Selection, selection_options
 from builder.errors import VerdictError
 from builder.firmware.boards import NAMES
 
@@ -78,7 +79,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     )
 )
 @click.argument("image", type=click.Path(path_type=Path), required=False)
-@click.option("--node", "nodes", metavar="NODE", multiple=True, help="With --netboot: boot this node; repeatable.")
+@selection_options
 @click.option("--netboot", is_flag=True, help="Boot nodes over the network, from what was exploded. Needs root.")
 @click.option("--explain", is_flag=True, help="With --netboot: what the bootloader asks for, and start no machine.")
 @click.option("--server", metavar="ADDRESS", help="With --netboot: explain what this TFTP server has for NODE.")
@@ -95,6 +96,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     "--board",
     "boards",
     multiple=True,
+    shell_complete=known_boards,
     help=f"Check for this board, one of {NAMES}; repeatable; default: those that IMAGE is made for.",
 )
 @click.option("--check-only", is_flag=True, help="Check the boot chain's files and start no machine.")
@@ -110,7 +112,7 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 @table_options
 def boot(
     image: Path | None,
-    nodes: tuple[str, ...],
+    chosen: Selection,
     netboot: bool,
     explain: bool,
     server: str | None,
@@ -129,10 +131,12 @@ def boot(
     --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got
     there, and is looked at. Exit code 6 when anything is bad.
     """
-    if netboot or nodes or explain or server:
-        if image is not None or not (netboot and nodes):
-            raise click.UsageError("a node is booted by: pibuild boot --node NODE --netboot")
-        _netboot(nodes, cluster_file, dest, explain=explain, server=server, timeout=timeout, logs=logs, as_json=as_json)
+    if netboot or chosen.given or explain or server:
+        if image is not None or not (netboot and chosen.given):
+            raise click.UsageError("nodes are booted by: pibuild boot --node NODE --netboot")
+        _netboot(
+            chosen, cluster_file, dest, explain=explain, server=server, timeout=timeout, logs=logs, as_json=as_json
+        )
     elif image is None:
         raise click.UsageError("Missing argument 'IMAGE', or: --node NODE --netboot")
     else:
@@ -140,7 +144,7 @@ def boot(
 
 
 def _netboot(
-    names: tuple[str, ...],
+    chosen: Selection,
     cluster_file: Path | None,
     dest: Path | None,
     *,
@@ -155,7 +159,7 @@ def _netboot(
     from builder.lab.lab import LabOptions
 
     inventory = load_inventory(find_inventory(cluster_file))
-    nodes = inventory.select(names)
+    nodes = chosen.of(inventory)
     where = dest or Path(inventory.cluster.netboot)
     if explain or server:
         explain_netboot(inventory, nodes, where, server=server, as_json=as_json)

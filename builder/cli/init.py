@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from builder import console
-from builder.cli.options import NamedFile, example
-from builder.cli.typed import shown
+from builder.cli.options import NamedFile, dry_run_option, example, json_option, tell
 
 README = """\
 # {title}
@@ -45,7 +44,17 @@ sudo pibuild services apply              # on the login node: DHCP, TFTP and NFS
     "--from", "pi_info", metavar="FILE", type=NamedFile(), help="List of nodes, a line each: NAME MAC SERIAL IP."
 )
 @click.option("--login", metavar="NODE", help="The node of the list that serves the others.")
-def init(directory: Path, name: str, key_files: tuple[Path, ...], pi_info: Path | None, login: str | None) -> None:
+@dry_run_option
+@json_option
+def init(
+    directory: Path,
+    name: str,
+    key_files: tuple[Path, ...],
+    pi_info: Path | None,
+    login: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Make a place to work.
 
     Puts a recipe that extends golden with your ssh keys, a cluster.yaml and a README.md into DIR. Nothing is
@@ -77,10 +86,13 @@ def init(directory: Path, name: str, key_files: tuple[Path, ...], pi_info: Path 
     if there:
         hint = "name an empty directory: pibuild init DIR"
         raise InputError(Problem(message=f"already there: {', '.join(there)}", hint=hint))
+    facts = {"files": list(texts), "keys": keys, "dry_run": dry_run}
+    if dry_run:
+        tell(facts, *(f"would write {path}" for path in texts), as_json=as_json)
+        return
     directory.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         write(path, text.encode())
-        console.say(str(path))
     load_recipe(directory / f"{name}.yaml")
     load_inventory(directory / "cluster.yaml")  # what a list has wrong is said with its place, to be mended there
     if not keys:
@@ -90,7 +102,7 @@ def init(directory: Path, name: str, key_files: tuple[Path, ...], pi_info: Path 
             f"{key} goes into {directory / f'{name}.yaml'}, under authorized_keys"
         )
     step = "" if directory == Path() else f"cd {shlex.quote(str(directory))} && "
-    console.say(shown(f"next: {step}sudo pibuild build {name}.yaml"))
+    tell(facts, *map(str, texts), f"next: {step}sudo pibuild build {name}.yaml", as_json=as_json)
 
 
 def _chosen_keys(files: tuple[Path, ...]) -> list[str]:

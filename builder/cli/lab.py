@@ -10,8 +10,18 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option
-from builder.cli.options import example, json_option, plain, table_options
+from builder.cli.names import Commands
+from builder.cli.options import (
+    cluster_option,
+    dest_option,
+    dry_run_option,
+    example,
+    json_option,
+    plain,
+    table_options,
+    tell,
+)
+from builder.cli.selection import Selection, node_argument, selection
 from builder.cli.typed import shown
 from builder.errors import VerdictError
 
@@ -83,7 +93,10 @@ def _chain_json(report: BootReport) -> dict[str, object]:
     return chain_json(report)
 
 
-@click.group(epilog=example("sudo pibuild lab up yellow3", "sudo pibuild lab ssh yellow3", "sudo pibuild lab down"))
+@click.group(
+    cls=Commands,
+    epilog=example("sudo pibuild lab up yellow3", "sudo pibuild lab ssh yellow3", "sudo pibuild lab down"),
+)
 def lab() -> None:
     """Keep nodes running on this machine.
 
@@ -97,29 +110,38 @@ def lab() -> None:
         "sudo pibuild lab up yellow3 yellow4 --dest /tmp/netboot",
     )
 )
-@click.argument("nodes", metavar="NODE…", nargs=-1, required=True)
+@selection
 @cluster_option
 @dest_option
 @lab_options
+@dry_run_option
 @json_option
 def up(
-    nodes: tuple[str, ...],
+    chosen: Selection,
     cluster_file: Path | None,
     dest: Path | None,
     logs: Path | None,
     memory: int,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Start the servers and each NODE, and leave them running.
+    """Start the servers and each NODE, and leave them running; a lab that runs gets more nodes.
 
     Returns when the machines are on; they take a minute or two to answer. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
-    from builder.lab.daemon import start
+    from builder.lab.daemon import check, start
     from builder.lab.lab import LabOptions
+    from builder.netboot.explode import choose
 
+    chosen.require()
     inventory = load_inventory(find_inventory(cluster_file))
     where = dest or Path(inventory.cluster.netboot)
+    nodes = [node.name for node in choose(inventory, chosen.of(inventory))]
+    if dry_run:
+        check(inventory, nodes, where)
+        tell({"nodes": nodes, "dry_run": True}, f"would start: {', '.join(nodes)}", as_json=as_json)
+        return
     report = start(inventory, nodes, where, LabOptions(logs=logs, memory=memory))
     if as_json:
         console.print_json(report)
@@ -140,6 +162,7 @@ def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
     from builder.lab.daemon import status as read_status
 
     report = read_status(_where(cluster_file, dest))
+    servers = report["servers"]
     if as_json:
         console.print_json(report)
     elif report["running"]:
@@ -148,6 +171,9 @@ def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
             for name, node in report["nodes"].items()
         ]
         console.print_table(tables.LAB, rows)
+        console.print_table(tables.LAB_SERVERS, [(name, one["state"], one["log"]) for name, one in servers.items()])
+        if ended := [name for name, one in servers.items() if one["state"] != "running"]:
+            console.warn(f"ended: {', '.join(ended)}; nodes wait for it: sudo pibuild lab down, then lab up")
     else:
         console.say("no lab runs")
 
@@ -159,28 +185,34 @@ def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
     ),
     context_settings={"ignore_unknown_options": True},
 )
-@click.argument("node")
+@node_argument
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @cluster_option
 @dest_option
-def ssh(node: str, command: tuple[str, ...], cluster_file: Path | None, dest: Path | None) -> None:
+def ssh(name: str, command: tuple[str, ...], cluster_file: Path | None, dest: Path | None) -> None:
     """Log in on NODE, or run a command there, as from the login node. Needs root."""
     from builder.lab.daemon import log_in
 
-    log_in(_where(cluster_file, dest), node, command)
+    log_in(_where(cluster_file, dest), name, command)
 
 
 @lab.command(epilog=example("sudo pibuild lab down", "sudo pibuild lab down --dest /tmp/netboot"))
 @cluster_option
 @dest_option
-def down(cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def down(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """End the lab: machines, servers, network.
 
     What nodes wrote to their roots stays. Needs root.
     """
+    from builder.lab.daemon import status as read_status
     from builder.lab.daemon import stop
 
-    console.say("the lab is down" if stop(_where(cluster_file, dest)) else "no lab runs")
+    where = _where(cluster_file, dest)
+    ran = read_status(where)["running"] if dry_run else stop(where)
+    said = f"the lab {'would be' if dry_run else 'is'} down" if ran else "no lab runs"
+    tell({"ran": ran, "dry_run": dry_run}, said, as_json=as_json)
 
 
 def _where(cluster_file: Path | None, dest: Path | None) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import os
 import signal
 import sys
@@ -19,8 +20,9 @@ from typing import Any, NoReturn
 import click
 
 from builder import __version__, console
+from builder.cli.names import Commands
 from builder.cli.options import example
-from builder.errors import HostError, PibuildError
+from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.host import ending
 from builder.host.unwritable import why_not
 
@@ -44,7 +46,7 @@ _COMMANDS = {
     "inspect": "image",
     "diff": "image",
     "boot": "image",
-    "explode": "node",
+    "explode": "explode",
     "node": "node",
     "rollback": "rollback",
     "services": "services",
@@ -58,7 +60,7 @@ _COMMANDS = {
 }
 
 
-class _Pibuild(click.Group):
+class _Pibuild(Commands):
     """A group that imports a command when it is asked for, and lists all in the order of the work."""
 
     _made: MutableMapping[str, click.Command]
@@ -180,25 +182,39 @@ def _explain(error: Exception) -> PibuildError:
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command line to its end and return the exit code; prints failures, raises nothing."""
     console.begin()
-    typed = sys.argv[1:] if arguments is None else arguments
     try:
-        ended = pibuild.main(args=arguments, prog_name="pibuild", standalone_mode=False)
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        console.begin()  # what the options said holds for this command
+
+
+def _run(typed: list[str]) -> int:
+    try:
+        ended = pibuild.main(args=typed, prog_name="pibuild", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         _let_go_of_stdout()
         return 1
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except click.Abort:
         return INTERRUPTED
-    except PibuildError as error:
-        return _fail(error, typed)
     except Exception as error:  # noqa: BLE001 - never a bare traceback
-        failure = _explain(error)
-        failure.__cause__ = error
-        return _fail(failure, typed)
+        return _failed(error, typed)
     return ended if isinstance(ended, int) else 0
+
+
+def _failed(error: Exception, typed: Sequence[str]) -> int:
+    """Print what ended a command line, and return its exit code: one kind of failure, one code (builder.errors)."""
+    if isinstance(error, click.ClickException):
+        if "--json" not in itertools.takewhile(lambda word: word != "--", typed):
+            error.show()
+            return error.exit_code
+        console.say_failures_as_json()
+        return _fail(InputError(Problem(message=error.format_message())), typed)
+    if isinstance(error, PibuildError):
+        return _fail(error, typed)
+    failure = _explain(error)
+    failure.__cause__ = error
+    return _fail(failure, typed)
 
 
 def _let_go_of_stdout() -> None:

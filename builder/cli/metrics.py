@@ -6,12 +6,16 @@ from pathlib import Path
 
 import click
 
-from builder import console
-from builder.cli.node import cluster_option, dest_option, held_netboot
-from builder.cli.options import example
+from builder.cli.names import Commands
+from builder.cli.options import cluster_option, dest_option, dry_run_option, example, json_option, tell
+from builder.cli.selection import node_argument
+from builder.cli.tokens import held_netboot, seen_netboot, tell_of_token
 
 
-@click.group(epilog=example("sudo pibuild metrics token pi-login", "sudo pibuild metrics vmauth -o /etc/vmauth.yml"))
+@click.group(
+    cls=Commands,
+    epilog=example("sudo pibuild metrics token pi-login", "sudo pibuild metrics vmauth -o /etc/vmauth.yml"),
+)
 def metrics() -> None:
     """Give forwarders of metrics their credentials.
 
@@ -27,23 +31,31 @@ def metrics() -> None:
         "  sudo install -D -m 600 /dev/stdin /etc/pibuild/secrets/remote-write.token",
     )
 )
-@click.argument("node")
+@node_argument
 @cluster_option
 @dest_option
-def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def token(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Print the token that NODE writes its metrics with.
 
     It is made when there is none yet. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
+    from builder.monitoring.forwarder import TOKEN
     from builder.netboot.state import write_tokens
     from builder.run import require_root
 
     inventory = load_inventory(find_inventory(cluster_file))
-    named = inventory.node(node)
+    named = inventory.node(name)
     require_root("metrics token")
+    if dry_run:
+        seen = seen_netboot(dest, inventory.cluster.netboot)
+        tell_of_token(named.name, seen.state / named.name / TOKEN, as_json=as_json)
+        return
     with held_netboot(dest, inventory.cluster.netboot) as netboot:
-        console.say(write_tokens(netboot, (named,))[named.name])
+        made = write_tokens(netboot, (named,))[named.name]
+    tell({"node": named.name, "token": made}, made, as_json=as_json)
 
 
 @metrics.command(
@@ -63,7 +75,11 @@ def token(node: str, cluster_file: Path | None, dest: Path | None) -> None:
 )
 @cluster_option
 @dest_option
-def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def vmauth(
+    store: str, output: Path, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool
+) -> None:
     """Write vmauth's configuration: who may write, and under which name.
 
     Every forwarder of the inventory writes with a token of its own, and nothing but its own node's (a site agent its
@@ -79,7 +95,12 @@ def vmauth(store: str, output: Path, cluster_file: Path | None, dest: Path | Non
     inventory = load_inventory(find_inventory(cluster_file))
     require_root("metrics vmauth")
     forwarding = tuple(node for node in inventory.nodes if node.metrics.mode in FORWARDING)
-    with held_netboot(dest, inventory.cluster.netboot) as netboot:
-        tokens = write_tokens(netboot, forwarding)
-    write(output, gateway(inventory, tokens, store).encode(), 0o600)
-    console.say(f"{output}: {len(forwarding)} who may write")
+    if dry_run:
+        seen_netboot(dest, inventory.cluster.netboot)
+    else:
+        with held_netboot(dest, inventory.cluster.netboot) as netboot:
+            tokens = write_tokens(netboot, forwarding)
+        write(output, gateway(inventory, tokens, store).encode(), 0o600)
+    facts = {"file": output, "nodes": [node.name for node in forwarding], "dry_run": dry_run}
+    said = f"{output}{' would have' if dry_run else ''}: {len(forwarding)} who may write"
+    tell(facts, said, as_json=as_json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,21 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.options import NamedFile, example, json_option, plain, progress_option, table_options
+from builder.cli.names import Commands
+from builder.cli.options import (
+    NamedFile,
+    cluster_option,
+    dry_run_option,
+    example,
+    json_option,
+    plain,
+    progress_option,
+    table_options,
+)
+from builder.cli.selection import Selection, selection
 
 if TYPE_CHECKING:
-    from builder.inventory.nodes import Inventory
+    from builder.inventory.nodes import Inventory, Node
     from builder.modelstore.publish import Listed
 
 STORE = "/srv/models"
@@ -23,21 +35,16 @@ store_option = click.option(
     show_default=True,
     help="Where published models lie: a directory that a web server serves, or s3://BUCKET[/PREFIX].",
 )
-cluster_option = click.option(
-    "--cluster",
-    "cluster_file",
-    type=NamedFile(exists=False),
-    help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
-)
 _file = NamedFile()
 
 
 @click.group(
+    cls=Commands,
     epilog=example(
         "pibuild models publish jen-q4.gguf --name jen --version 3 --key ~/.ssh/id_ed25519",
         "pibuild models list",
         "pibuild models nodes",
-    )
+    ),
 )
 def models() -> None:
     """Publish models, and keep the store.
@@ -65,6 +72,7 @@ def models() -> None:
 )
 @store_option
 @cluster_option
+@dry_run_option
 @progress_option
 @json_option
 def publish(
@@ -75,6 +83,7 @@ def publish(
     plain: str,
     store: str,
     cluster_file: Path | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Put the model in FILE into the store.
@@ -87,7 +96,7 @@ def publish(
     signer = key or _login_key(cluster_file)
     wanted = Publication(path=file, model=name, version=version, key=signer, plain=plain)
     with console.progress(f"publishing {file} as {name} {version}"):
-        done = publish_model(open_store(store, make=True), wanted)
+        done = publish_model(open_store(store, make=not dry_run), wanted, dry_run=dry_run)
     if not done.signed:
         console.warn("nobody has signed it: nodes take it only with cluster.models.signed: false; sign it with --key")
     if as_json:
@@ -101,10 +110,11 @@ def publish(
                 "chunks": len(manifest.chunks),
                 "added": done.added,
                 "signed": done.signed,
+                "dry_run": dry_run,
             }
         )
         return
-    added = f"{console.size(done.added)} of {console.size(done.manifest.size)} new"
+    added = f"{console.size(done.added)} of {console.size(done.manifest.size)} {'would be ' if dry_run else ''}new"
     console.say(f"{name} {version}: {len(done.manifest.chunks)} chunks, {added}, sha256 {done.manifest.sha256}")
 
 
@@ -165,15 +175,16 @@ def show(name: str, version: str | None, store: str, as_json: bool) -> None:
 @models.command(epilog=example("pibuild models verify", "pibuild models verify --drop-bad"))
 @click.option("--drop-bad", is_flag=True, help="Remove spoilt chunks: publishing the file again brings them back.")
 @store_option
+@dry_run_option
 @progress_option
 @table_options
-def verify(drop_bad: bool, store: str, as_json: bool) -> None:
+def verify(drop_bad: bool, store: str, dry_run: bool, as_json: bool) -> None:
     """Read every chunk and compare it with its name."""
     from builder.modelstore.publish import check_verified, open_store
     from builder.modelstore.publish import verify as verify_store
 
     with console.progress(f"verifying {store}"):
-        read, bad = verify_store(open_store(store), drop=drop_bad)
+        read, bad = verify_store(open_store(store), drop=drop_bad and not dry_run)
     if as_json:
         console.print_json({"read": read, "bad": plain(bad)})
     elif bad:
@@ -193,7 +204,7 @@ def verify(drop_bad: bool, store: str, as_json: bool) -> None:
     show_default=True,
     help="Keep chunks that were written since: somebody may be publishing.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+@dry_run_option
 @store_option
 @cluster_option
 @table_options
@@ -222,13 +233,15 @@ def _assigned(cluster_file: Path | None) -> set[tuple[str, str]]:
 
 
 @models.command(epilog=example("pibuild models nodes", "pibuild models nodes --json"))
+@selection
 @cluster_option
 @table_options
-def nodes(cluster_file: Path | None, as_json: bool) -> None:
+def nodes(chosen: Selection, cluster_file: Path | None, as_json: bool) -> None:
     """List what each node fetches, and when."""
     from builder.inventory.load import find_inventory, load_inventory
 
-    rows = _fetching(load_inventory(find_inventory(cluster_file)))
+    inventory = load_inventory(find_inventory(cluster_file))
+    rows = _fetching(inventory, chosen.of(inventory))
     if as_json:
         console.print_json(rows)
         return
@@ -238,10 +251,10 @@ def nodes(cluster_file: Path | None, as_json: bool) -> None:
         console.note("not kept: the next root begins without its models; persist: [/var/lib/models] keeps them")
 
 
-def _fetching(inventory: Inventory) -> list[dict[str, Any]]:
+def _fetching(inventory: Inventory, nodes: Sequence[Node]) -> list[dict[str, Any]]:
     from builder.netboot.model_window import node_models
 
-    told = [(node.name, node_models(inventory, node)) for node in inventory.nodes]
+    told = [(node.name, node_models(inventory, node)) for node in nodes]
     return [
         {"node": name, "model": model, "version": version, "begins": models.moment, "kept": models.kept}
         for name, models in told

@@ -1,186 +1,38 @@
-"""The commands around nodes: explode an image to what they boot, go back, and keep the inventory."""
+"""The commands around the inventory: list, explain and edit nodes, and remove what none of them uses."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.options import NamedFile, ServedDirectory, example, plain, progress_option, table_options
-from builder.cli.typed import shown
-
-if TYPE_CHECKING:
-    from builder.netboot.explode import Exploded
-    from builder.netboot.layout import Netboot
-
-cluster_option = click.option(
-    "--cluster",
-    "cluster_file",
-    type=NamedFile(exists=False),
-    help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
+from builder.cli.names import Commands
+from builder.cli.options import (
+    NamedFile,
+    cluster_option,
+    dest_option,
+    dry_run_option,
+    example,
+    json_option,
+    plain,
+    table_options,
+    tell,
 )
-dest_option = click.option(
-    "--dest",
-    type=ServedDirectory(),
-    help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
-)
+from builder.cli.selection import Selection, node_argument, selection
 
-
-@contextlib.contextmanager
-def held_netboot(dest: Path | None, configured: str) -> Iterator[Netboot]:
-    """Hold the directory that nodes boot from; one that the inventory names is begun.
-
-    Raises InputError for a `--dest` that is none: what is made there, a token for one, would open nothing elsewhere.
-    """
-    from builder.netboot.layout import Netboot
-
-    netboot = Netboot((dest or Path(configured)).absolute())
-    with netboot.locked(begin=dest is None):
-        yield netboot
-
-
-dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")
-
-
-@click.command(
-    epilog=example(
-        "sudo pibuild explode --node yellow3",
-        "sudo pibuild explode --role worker --dry-run",
-        "sudo pibuild explode --all --image output/golden/latest --dest /srv/netboot",
-    )
-)
-@click.option("--node", "names", metavar="NODE", multiple=True, help="A node, by name or alias; repeatable.")
-@click.option("--role", metavar="ROLE", help="All nodes of a role.")
-@click.option("--group", metavar="GROUP", help="All nodes of a group.")
-@click.option("--all", "everything", is_flag=True, help="All nodes that boot over the network.")
-@click.option(
-    "--image",
-    type=click.Path(exists=True, path_type=Path),
-    help="Published directory or image file; default: output/IMAGE/latest, as the inventory names it.",
-)
-@click.option(
-    "--method",
-    type=click.Choice(["auto", "copy", "reflink", "shared"]),
-    default="auto",
+_role_option = click.option(
+    "--role",
+    type=click.Choice(["master", "worker"]),
+    default="worker",
     show_default=True,
-    help="How roots are made; auto: as the inventory says, else what the file system can.",
+    help="The role of what is added.",
 )
-@click.option(
-    "--attach",
-    type=click.Choice(["auto", "kpartx", "loop", "files"]),
-    default="auto",
-    show_default=True,
-    help="How the image is read: device-mapper, loop devices, or file tools alone.",
-)
-@click.option(
-    "--authorized-key",
-    "key_files",
-    metavar="FILE",
-    type=NamedFile(),
-    multiple=True,
-    help="Public keys that open the nodes beside the login node's; repeatable.",
-)
-@click.option("--fresh", is_flag=True, help="Make new roots even where nothing changed.")
-@click.option("--unhold", is_flag=True, help="Nodes that went back (rollback) stay there: take them along again.")
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Nodes at once; default: as many as processors.")
-@cluster_option
-@dest_option
-@dry_run_option
-@progress_option
-@table_options
-def explode(
-    names: tuple[str, ...],
-    role: str | None,
-    group: str | None,
-    everything: bool,
-    image: Path | None,
-    method: Literal["auto", "copy", "reflink", "shared"],
-    attach: Literal["auto", "kpartx", "loop", "files"],
-    key_files: tuple[Path, ...],
-    fresh: bool,
-    unhold: bool,
-    jobs: int | None,
-    cluster_file: Path | None,
-    dest: Path | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Make what nodes boot from an image.
-
-    Their next roots and boot files, each node's own, and the switch to them. What a node runs from is not touched:
-    it takes the new root when it boots. Roots that are there are taken as they are, and their nodes write in them:
-    after a break-in --fresh makes new ones. What fails for one node alone is in the table (exit code 4), and the
-    others are done. Needs root.
-    """
-    import os
-
-    from builder.host.mounts import enter_namespaces
-    from builder.host.named_file import read_named
-    from builder.inventory.load import find_inventory, load_inventory
-    from builder.netboot.dry_run import plan_explode
-    from builder.netboot.explode import ExplodeOptions, choose
-    from builder.netboot.explode import explode as explode_nodes
-    from builder.run import require_root
-
-    if not (names or role or group or everything):
-        raise click.UsageError("say which nodes: --node, --role, --group or --all")
-    inventory = load_inventory(find_inventory(cluster_file))
-    nodes = choose(inventory, inventory.select(names, role=role, group=group, everything=everything))
-    keys = tuple(
-        line for file in key_files for line in read_named(file).decode(errors="replace").splitlines() if line.strip()
-    )
-    at_once = jobs or os.cpu_count() or 1
-    options = ExplodeOptions(
-        image=image, method=method, attach=attach, keys=keys, fresh=fresh, unhold=unhold, jobs=at_once
-    )
-    where = dest or Path(inventory.cluster.netboot)
-    require_root("explode")
-    enter_namespaces()
-    if dry_run:
-        _print_exploded(plan_explode(inventory, nodes, where, options), as_json=as_json, dry_run=True)
-        return
-    with console.progress(f"exploding {len(nodes)} node{'s' if len(nodes) > 1 else ''} to {where}"):
-        done = explode_nodes(inventory, nodes, where, options)
-    _print_exploded(done, as_json=as_json, dry_run=False)
 
 
-def _print_exploded(exploded: tuple[Exploded, ...], *, as_json: bool, dry_run: bool) -> None:
-    """Print what became of nodes. Raises StepError where one failed."""
-    from builder.netboot.explode import named
-
-    if as_json:
-        console.print_json(plain(exploded))
-    else:
-        rows = [(row.node, row.action, row.way, row.before or "-", row.after or "-", row.serial) for row in exploded]
-        console.print_table(tables.WOULD_EXPLODE if dry_run else tables.EXPLODED, rows)
-        for row in exploded if dry_run else ():
-            if row.changed:
-                console.say(f"{row.node}: {', '.join(row.changed)}")
-    held = [row.node for row in exploded if row.action == "held"]
-    if held:
-        console.note(f"went back and stay there: {named(held)}; --unhold takes them along")
-    others = "the others would be done" if dry_run else "the others are done"
-    require_done({row.node: row.failed for row in exploded if row.failed}, of=len(exploded), others=others)
-
-
-def require_done(failed: Mapping[str, str], *, of: int, others: str = "the others are done") -> None:
-    """Raise StepError where something failed for a node."""
-    from builder.errors import StepError
-
-    if failed:
-        reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
-        message = f"{len(failed)} of {of} nodes boot what they booted, {others}\n{reasons}"
-        raise StepError(
-            message, hint="pibuild explode --fresh makes a node's root anew, whatever it made of the old one"
-        )
-
-
-@click.group(epilog=example("pibuild node list", "pibuild node explain yellow3"))
+@click.group(cls=Commands, epilog=example("pibuild node list", "pibuild node explain yellow3"))
 def node() -> None:
     """List, explain and edit the nodes.
 
@@ -188,16 +40,17 @@ def node() -> None:
     """
 
 
-@node.command("list", epilog=example("pibuild node list", "pibuild node list --json"))
+@node.command("list", epilog=example("pibuild node list", "pibuild node list --group yellow --json"))
+@selection
 @cluster_option
 @table_options
-def list_nodes(cluster_file: Path | None, as_json: bool) -> None:
-    """List the nodes."""
+def list_nodes(chosen: Selection, cluster_file: Path | None, as_json: bool) -> None:
+    """List the nodes: all, or those that are named."""
     from builder.inventory.load import find_inventory, load_inventory
     from builder.netboot.layout import Netboot
 
     inventory = load_inventory(find_inventory(cluster_file))
-    netboot, nodes = Netboot(Path(inventory.cluster.netboot)), inventory.nodes
+    netboot, nodes = Netboot(Path(inventory.cluster.netboot)), chosen.of(inventory)
     held = {each.name: netboot.held(each.name) for each in nodes}
     if as_json:
         console.print_json([{**_fields(plain(each)), "held": held[each.name]} for each in nodes])
@@ -217,7 +70,7 @@ def _fields(written: Mapping[str, object]) -> dict[str, object]:
 
 
 @node.command(epilog=example("pibuild node explain yellow3"))
-@click.argument("name", metavar="NODE")
+@node_argument
 @cluster_option
 @table_options
 def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
@@ -246,15 +99,15 @@ def _shown(value: object) -> str:
     epilog=example(
         "# a line a node: NAME MAC SERIAL IP",
         "pibuild node import pi_info.txt",
-        "pibuild node import pi_info.txt --role worker --cluster cluster.yaml",
+        "pibuild node import pi_info.txt --role worker --dry-run",
     ),
 )
 @click.argument("file", type=NamedFile())
-@click.option(
-    "--role", type=click.Choice(["master", "worker"]), default="worker", show_default=True, help="Of them all."
-)
+@_role_option
 @cluster_option
-def import_nodes(file: Path, role: str, cluster_file: Path | None) -> None:
+@dry_run_option
+@json_option
+def import_nodes(file: Path, role: str, cluster_file: Path | None, dry_run: bool, as_json: bool) -> None:
     """Add the nodes of a pi_info.txt.
 
     Nodes of FILE that the inventory has already, by name, are left out.
@@ -272,8 +125,9 @@ def import_nodes(file: Path, role: str, cluster_file: Path | None) -> None:
         if each not in new:
             console.note(f"{each.name}: is there already")
     if new:
-        add_nodes(path, new)
-    console.say(f"{path}: {len(new)} nodes added")
+        add_nodes(path, new, dry_run=dry_run)
+    facts = {"inventory": path, "added": [each.name for each in new], "dry_run": dry_run}
+    tell(facts, f"{path}: {len(new)} nodes {'would be ' if dry_run else ''}added", as_json=as_json)
 
 
 @node.command(
@@ -285,10 +139,12 @@ def import_nodes(file: Path, role: str, cluster_file: Path | None) -> None:
 @click.option("--serial", required=True, help="8 hex digits: cat /proc/cpuinfo | grep Serial")
 @click.option("--mac", required=True, help="Of its Ethernet port.")
 @click.option("--address", required=True, help="Its IPv4 address.")
-@click.option("--role", type=click.Choice(["master", "worker"]), default="worker", show_default=True, help="Its role.")
+@_role_option
 @click.option("--group", "groups", multiple=True, help="A group it is in; repeatable.")
 @click.option("--port", type=int, help="Port of the switch it hangs on.")
 @cluster_option
+@dry_run_option
+@json_option
 def add(
     name: str,
     serial: str,
@@ -298,6 +154,8 @@ def add(
     groups: tuple[str, ...],
     port: int | None,
     cluster_file: Path | None,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Add NODE to the inventory."""
     from builder.inventory.edit import add_nodes
@@ -307,16 +165,22 @@ def add(
     fields: dict[str, object] = {"port": port} if port is not None else {}
     fields |= {"role": role, **({"groups": list(groups)} if groups else {})}
     path = find_inventory(cluster_file)
-    add_nodes(path, [NewNode(name=name, serial=serial, mac=mac, address=address, fields=fields)])
-    console.say(shown(f"{path}: {name} added; sudo pibuild explode --node {name}"))
+    new = NewNode(name=name, serial=serial, mac=mac, address=address, fields=fields)
+    add_nodes(path, [new], dry_run=dry_run)
+    said = f"{name} would be added" if dry_run else f"{name} added; sudo pibuild explode {name}"
+    tell({"inventory": path, "added": [name], "dry_run": dry_run}, f"{path}: {said}", as_json=as_json)
 
 
-@node.command(epilog=example("sudo pibuild node remove yellow3", "sudo pibuild node remove yellow3 --delete-state"))
-@click.argument("name", metavar="NODE")
+@node.command(epilog=example("sudo pibuild node remove yellow3 --dry-run", "sudo pibuild node remove yellow3"))
+@node_argument
 @click.option("--keep-state/--delete-state", default=True, show_default=True, help="What becomes of its identity.")
 @cluster_option
 @dest_option
-def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def remove(
+    name: str, keep_state: bool, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool
+) -> None:
     """Take NODE out of the inventory, and what it boots away.
 
     On a server whose files are as the inventory says, its reservation, lease and exports go too; else it says what to
@@ -344,12 +208,16 @@ def remove(name: str, keep_state: bool, cluster_file: Path | None, dest: Path | 
         console.note(f"{removed} is not in {path}: removing what it left")
     else:
         role = in_step(inventory)
-        remove_node(path, name)
-        follow(load_inventory(path), role)
-    gone = withdraw(where, removed, keep_state=keep_state) if where.is_dir() else ()
+        remove_node(path, name, dry_run=dry_run)
+        if not dry_run:
+            follow(load_inventory(path), role)
+    take_away = leftovers if dry_run else withdraw
+    gone = take_away(where, removed, keep_state=keep_state) if where.is_dir() else ()
+    would = "would be " if dry_run else ""
     for each in gone:
-        console.note(f"removed {one_line(each)}")
-    console.say(f"{path}: {removed} removed")
+        console.note(f"{would}removed {one_line(each)}")
+    facts = {"inventory": path, "removed": removed, "paths": gone, "dry_run": dry_run}
+    tell(facts, f"{path}: {removed} {would}removed", as_json=as_json)
 
 
 def _hostname(name: str) -> str:
@@ -361,12 +229,14 @@ def _hostname(name: str) -> str:
         return ""
 
 
-@node.command(epilog=example("sudo pibuild node rename yellow3 blue1", "sudo pibuild explode --node blue1"))
-@click.argument("name", metavar="NODE")
+@node.command(epilog=example("sudo pibuild node rename yellow3 blue1", "sudo pibuild explode blue1"))
+@node_argument
 @click.argument("new")
 @cluster_option
 @dest_option
-def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) -> None:
+@dry_run_option
+@json_option
+def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Give NODE another name.
 
     Its identity goes with it now, what it keeps when it is exploded under the NEW one, which it then has to be, as the
@@ -384,13 +254,16 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None) ->
     where = dest or Path(inventory.cluster.netboot)
     if where.is_dir():
         require_root("node rename")
+    if where.is_dir() and not dry_run:
         rename_state(where, renamed.name, hostname(new), then=lambda: rename_node(path, name, new))
     else:
-        rename_node(path, name, new)
-    console.say(f"{path}: {renamed.name} is {hostname(new)} now")
-    if renamed.boot == "network":
-        console.say(shown(f"next: sudo pibuild explode --node {hostname(new)}"))
-        console.say(shown("then, on each server: sudo pibuild services apply; then restart the node"))
+        rename_node(path, name, new, dry_run=dry_run)
+    facts = {"inventory": path, "node": renamed.name, "name": hostname(new), "dry_run": dry_run}
+    lines = [f"{path}: {renamed.name} {'would be' if dry_run else 'is'} {hostname(new)} {'then' if dry_run else 'now'}"]
+    if renamed.boot == "network" and not dry_run:
+        lines += [f"next: sudo pibuild explode {hostname(new)}"]
+        lines += ["then, on each server: sudo pibuild services apply; then restart the node"]
+    tell(facts, *lines, as_json=as_json)
 
 
 @node.command(epilog=example("sudo pibuild node gc --dry-run", "sudo pibuild node gc --keep-days 1"))

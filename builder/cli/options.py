@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from builder import console
+from builder.cli.complete import recipes, variables
+from builder.cli.typed import shown
 from builder.errors import InputError, Problem
 from builder.host.data import is_name, shipped_recipes
 from builder.host.named_file import no_file
@@ -90,9 +92,44 @@ class ServedDirectory(click.Path):
         return path
 
 
-recipe_argument = click.argument("recipe", type=RecipeFile())
+recipe_argument = click.argument("recipe", type=RecipeFile(), shell_complete=recipes)
 image_argument = click.argument("image", type=click.Path(path_type=Path))
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead of text.")
+
+
+def _for_programs(_context: click.Context, _parameter: click.Parameter, as_json: bool) -> bool:
+    if as_json:
+        console.say_failures_as_json()
+    return as_json
+
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_for_programs,
+    help="Print JSON for programs instead of text, failures too.",
+)
+dry_run_option = click.option("--dry-run", "-n", is_flag=True, help="Say what would change, change nothing.")
+cluster_option = click.option(
+    "--cluster",
+    "cluster_file",
+    type=NamedFile(exists=False),
+    help="The inventory; default: ./cluster.yaml, else /etc/pibuild/cluster.yaml.",
+)
+
+
+def _dest_option(*, readable: bool = True) -> Callable[[Function], Function]:
+    return click.option(
+        "--dest",
+        type=ServedDirectory(readable=readable),
+        help="Directory that nodes boot from; default: cluster.netboot of the inventory.",
+    )
+
+
+dest_option = _dest_option()
+# click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
+unread_dest_option = _dest_option(readable=False)
 
 
 def _widen(_context: click.Context, _parameter: click.Parameter, wide: bool) -> None:
@@ -133,6 +170,7 @@ set_option = click.option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=_settings,
+    shell_complete=variables,
     help="Give a variable a value; repeatable.",
 )
 offline_option = click.option("--offline", is_flag=True, help="Use what is cached, fetch nothing.")
@@ -144,6 +182,15 @@ artifacts_option = click.option(
     multiple=True,
     help="Directory searched, by checksum, before anything is downloaded; repeatable.",
 )
+
+
+def tell(facts: object, *lines: str, as_json: bool) -> None:
+    """Print what a command did, or would do: facts for programs, lines for people."""
+    if as_json:
+        console.print_json(plain(facts))
+    else:
+        for line in lines:
+            console.say(shown(line))
 
 
 def example(*lines: str) -> str:

@@ -8,8 +8,9 @@ import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option, dest_option, require_done
-from builder.cli.options import example, plain, table_options
+from builder.cli.explode import require_done
+from builder.cli.options import cluster_option, dest_option, dry_run_option, example, plain, table_options
+from builder.cli.selection import Selection, selection
 
 
 @click.command(
@@ -20,26 +21,22 @@ from builder.cli.options import example, plain, table_options
         "sudo pibuild rollback --unhold yellow3",
     )
 )
-@click.argument("names", metavar="[NODE]...", nargs=-1)
-@click.option("--group", metavar="GROUP", help="All nodes of a group.")
-@click.option("--role", metavar="ROLE", help="All nodes of a role.")
-@click.option("--all", "everything", is_flag=True, help="All nodes that boot over the network.")
+@selection
 @click.option(
     "--to", metavar="NAME", default="", help="A root, or the generation that one is made of, as tables name it."
 )
 @click.option("--unhold", is_flag=True, help="Change nothing of what they boot, let the next explode take them along.")
 @cluster_option
 @dest_option
+@dry_run_option
 @table_options
 def rollback(
-    names: tuple[str, ...],
-    group: str | None,
-    role: str | None,
-    everything: bool,
+    chosen: Selection,
     to: str,
     unhold: bool,
     cluster_file: Path | None,
     dest: Path | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Let nodes boot what they booted before.
@@ -53,17 +50,16 @@ def rollback(
     from builder.netboot.rollback import rollback as roll_back
     from builder.run import require_root
 
-    if not (names or group or role or everything):
-        raise click.UsageError("say which nodes: NODE, --group, --role or --all")
+    chosen.require()
     if to and unhold:
         raise click.UsageError("--to goes back, --unhold releases: one of them")
     inventory = load_inventory(find_inventory(cluster_file))
-    nodes = choose(inventory, inventory.select(names, role=role, group=group, everything=everything))
+    nodes = choose(inventory, chosen.of(inventory))
     require_root("rollback")
-    done = roll_back(inventory, nodes, dest or Path(inventory.cluster.netboot), to=to, unhold=unhold)
+    done = roll_back(inventory, nodes, dest or Path(inventory.cluster.netboot), to=to, unhold=unhold, dry_run=dry_run)
     if as_json:
         console.print_json(plain(done))
     else:
         rows = [(row.node, row.left or "-", row.boots or "-", "held" if row.held else "-") for row in done]
-        console.print_table(tables.ROLLED_BACK, rows)
+        console.print_table(tables.WOULD_ROLL_BACK if dry_run else tables.ROLLED_BACK, rows)
     require_done({row.node: row.failed for row in done if row.failed}, of=len(done))

@@ -4,25 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from builder import console
 from builder.cli import tables
-from builder.cli.node import cluster_option
-from builder.cli.options import example, json_option, plain, table_options
+from builder.cli.names import Commands
+from builder.cli.options import Function, cluster_option, dry_run_option, example, json_option, plain, table_options
 
 if TYPE_CHECKING:
     from builder.services.files import ConfigFile, Serving
 
 
-def _inventory_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what all commands here take: --role and --cluster."""
-    role = click.option(
-        "--role", type=click.Choice(["login", "backup"]), default="login", show_default=True, help="Which server."
+_SERVERS = click.Choice(["login", "backup"])
+
+
+def _remember(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    context.meta["builder.services.role"] = value
+
+
+def _server(context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    former: str | None = context.meta.get("builder.services.role")
+    return former or value
+
+
+def _server_option(default: str | None, told: str) -> Callable[[Function], Function]:
+    """Make --for, and --role as it was called before it meant the role of nodes everywhere else."""
+    former = click.option(
+        "--role", type=_SERVERS, hidden=True, is_eager=True, expose_value=False, callback=_remember, help="As --for."
     )
-    return role(cluster_option(command))
+    named = click.option(
+        "--for", "role", type=_SERVERS, default=default, show_default=bool(default), callback=_server, help=told
+    )
+    return lambda command: named(former(command))
+
+
+def _inventory_options(command: Function) -> Function:
+    """Add what all commands here take: --for and --cluster."""
+    return _server_option("login", "Which server.")(cluster_option(command))
 
 
 _root_option = click.option(
@@ -35,10 +55,11 @@ _root_option = click.option(
 
 
 @click.group(
+    cls=Commands,
     epilog=example(
-        "pibuild services diff --role login",
-        "sudo pibuild services apply --role login",
-    )
+        "pibuild services diff --for login",
+        "sudo pibuild services apply --for login",
+    ),
 )
 def services() -> None:
     """Configure the servers nodes boot from.
@@ -50,7 +71,7 @@ def services() -> None:
 
 @services.command(
     epilog=example(
-        "pibuild services render --role backup -o /tmp/backup",
+        "pibuild services render --for backup -o /tmp/backup",
         "pibuild services render --json | jq -r '.[].path'",
     )
 )
@@ -79,8 +100,8 @@ def render(role: Literal["login", "backup"], cluster_file: Path | None, output: 
 
 @services.command(
     epilog=example(
-        "pibuild services diff --role login",
-        "pibuild services diff --role backup --json | jq -r '.[].path'",
+        "pibuild services diff --for login",
+        "pibuild services diff --for backup --json | jq -r '.[].path'",
     )
 )
 @_inventory_options
@@ -91,9 +112,13 @@ def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path
 
     Compares with the files of this machine. Needs no root as long as they can be read.
     """
+    _, files = _files(role, cluster_file)
+    _print_changes(files, root, as_json=as_json)
+
+
+def _print_changes(files: tuple[ConfigFile, ...], root: Path, *, as_json: bool) -> None:
     from builder.services.apply import compare
 
-    _, files = _files(role, cluster_file)
     changes = compare(files, root)
     if as_json:
         console.print_json([{**plain(change), "path": str(change.path), "kind": change.kind} for change in changes])
@@ -108,11 +133,11 @@ def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path
     epilog=example(
         "sudo pibuild services check",
         "sudo pibuild services check --nodes",
-        "sudo pibuild services check --role login   # on the backup node, when the login node seems dead",
+        "sudo pibuild services check --for login   # on the backup node, when the login node seems dead",
         "sudo pibuild services check --json | jq -r '.[] | select(.result == \"broken\") | .hint'",
     )
 )
-@click.option("--role", type=click.Choice(["login", "backup"]), help="Which server; default: the one this machine is.")
+@_server_option(None, "Which server; default: the one this machine is.")
 @cluster_option
 @_root_option
 @click.option("--nodes", is_flag=True, help="Also ask every node whether its ssh answers.")
@@ -147,14 +172,17 @@ def check(
 
 @services.command(
     epilog=example(
-        "sudo pibuild services apply --role login",
-        "pibuild services apply --role backup --root /mnt/backup",
+        "sudo pibuild services apply --for login",
+        "pibuild services apply --for backup --root /mnt/backup",
     )
 )
 @_inventory_options
 @_root_option
+@dry_run_option
 @json_option
-def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
+def apply(
+    role: Literal["login", "backup"], cluster_file: Path | None, root: Path, dry_run: bool, as_json: bool
+) -> None:
     """Replace the servers' files and reload.
 
     What is not installed is named at once, and the servers' own checkers read the new files: then nothing has changed
@@ -171,6 +199,9 @@ def apply(role: Literal["login", "backup"], cluster_file: Path | None, root: Pat
     from builder.services.tell import Servers
 
     here, files = _files(role, cluster_file)
+    if dry_run:
+        _print_changes(files, root, as_json=as_json)
+        return
     live = root == Path("/")
     if live:
         require_root("services apply")

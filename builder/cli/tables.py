@@ -44,6 +44,9 @@ WOULD_EXPLODE = Table(
 ROLLED_BACK = Table(
     columns=("node", "no longer boots", "boots next", "held"), drop=("held",), empty="no node boots over the network"
 )
+WOULD_ROLL_BACK = Table(
+    columns=("node", "would leave", "would boot", "held"), drop=("held",), empty="no node boots over the network"
+)
 NODES = Table(
     columns=("node", "serial", "mac", "address", "port", "role", "board", "boots from"),
     drop=("port", "board", "mac", "serial"),

@@ -99,7 +99,8 @@ def _command_of(group: click.Group, words: Sequence[str]) -> tuple[list[str], cl
 def _own_words(command: click.Command, words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return a command's own options and arguments, and the words after them."""
     options = {name: param for param in command.params if isinstance(param, click.Option) for name in param.opts}
-    arguments = sum(1 for param in command.params if isinstance(param, click.Argument))
+    # any number of arguments may end anywhere: what follows stays in its place behind the options
+    arguments = sum(1 for param in command.params if isinstance(param, click.Argument) and param.nargs == 1)
     at = 0
     while at < len(words):
         option = options.get(words[at])

@@ -32,8 +32,11 @@ _QUOTED = frozenset({"serial", "mac"})
 _BY_HAND = "edit the file by hand; commands can edit nodes written as a list of '- ' items"
 
 
-def add_nodes(path: Path, nodes: Sequence[NewNode]) -> None:
-    """Add nodes after the last one, written as the last one is. Raises InputError, and the file stays as it was."""
+def add_nodes(path: Path, nodes: Sequence[NewNode], *, dry_run: bool = False) -> None:
+    """Add nodes after the last one, written as the last one is. Raises InputError, and the file stays as it was.
+
+    So it does in a dry run of this and of the other edits, which are checked as ever.
+    """
     editing = _Editing(path)
     items = editing.items()
     entries = [node.entry() for node in nodes]
@@ -46,10 +49,10 @@ def add_nodes(path: Path, nodes: Sequence[NewNode]) -> None:
     else:
         text = editing.without_empty_list() + "".join(_written(entry, "  ", flow=True) for entry in entries)
     expected = {**editing.value, "nodes": [*(editing.value.get("nodes") or []), *entries]}
-    editing.finish(text, expected)
+    editing.finish(text, expected, dry_run=dry_run)
 
 
-def remove_node(path: Path, name: str) -> None:
+def remove_node(path: Path, name: str, *, dry_run: bool = False) -> None:
     """Remove a node's lines; comments beside them stay. Raises InputError, and the file stays as it was."""
     editing = _Editing(path)
     index = editing.find(name)
@@ -62,10 +65,10 @@ def remove_node(path: Path, name: str) -> None:
     end = editing.end_of(item)
     nodes = [entry for place, entry in enumerate(editing.value["nodes"]) if place != index]
     text = editing.text[:start] + editing.text[end:]
-    editing.finish(text, {**editing.value, "nodes": nodes})
+    editing.finish(text, {**editing.value, "nodes": nodes}, dry_run=dry_run)
 
 
-def rename_node(path: Path, name: str, new: str) -> None:
+def rename_node(path: Path, name: str, new: str, *, dry_run: bool = False) -> None:
     """Give a node another name, where the servers are named too. Raises InputError, and the file stays as it was."""
     editing = _Editing(path)
     index = editing.find(name)
@@ -81,7 +84,7 @@ def rename_node(path: Path, name: str, new: str) -> None:
     text = editing.text
     for scalar in sorted(scalars, key=lambda scalar: -int(scalar.start_mark.index)):
         text = text[: scalar.start_mark.index] + _scalar(new) + text[scalar.end_mark.index :]
-    editing.finish(text, value)
+    editing.finish(text, value, dry_run=dry_run)
 
 
 class _Editing:
@@ -160,8 +163,8 @@ class _Editing:
             raise InputError(Problem(message="nodes is empty", mark=node_mark(self.path, nodes), hint=_BY_HAND))
         return self.text[: nodes.start_mark.index].rstrip() + "\n" + rest.lstrip("\n")
 
-    def finish(self, text: str, expected: object) -> None:
-        """Check the new text and let it take the file's place."""
+    def finish(self, text: str, expected: object, *, dry_run: bool) -> None:
+        """Check the new text and let it take the file's place, unless this is a dry run."""
         known = _problems(self.path)
         target = self.path.resolve()
         with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
@@ -178,8 +181,9 @@ class _Editing:
                 fresh = [problem for problem in _problems(new) if _told(problem) not in told]
                 if fresh:
                     raise InputError(*(_in_file(problem, self.path) for problem in fresh))
-                _like(target, new)
-                new.replace(target)
+                if not dry_run:
+                    _like(target, new)
+                    new.replace(target)
             finally:
                 new.unlink(missing_ok=True)
 

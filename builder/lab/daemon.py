@@ -7,6 +7,7 @@ ends, however it does, the kernel ends everything in the lab's namespace.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -22,26 +23,26 @@ from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.host.ending import unwind_on_signals
 from builder.host.files import write
 from builder.inventory.nodes import Inventory
+from builder.lab import control
 from builder.lab.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
 from builder.netboot.layout import Netboot
 from builder.run import find_tool, require_root
 
+_RUNNING = {"loading", "running"}
 _WAIT = 15.0  # seconds for a lab to end
 
 
 def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOptions) -> dict[str, Any]:
-    """Start a lab in the background; return what runs, as `status` does.
+    """Start a lab in the background, or nodes in the one that runs; return what runs, as `status` does.
 
-    Raises InputError when one runs there already or a node boots nothing from there, HostError when it fails.
+    A node that runs goes on as it does. Raises InputError when a test runs there or a node boots nothing from there,
+    HostError when it fails.
     """
-    require_root("lab up")
-    check_host()
+    check(inventory, names, dest)
     netboot = Netboot(dest.absolute())
     if holder(netboot.dest):
-        hint = f"sudo pibuild lab status --dest {dest}; sudo pibuild lab down --dest {dest}"
-        raise InputError(Problem(message=f"a lab runs from {dest} already", hint=hint))
-    for name in names:
-        require_exploded(netboot, inventory.node(name))
+        control.ask(_report(netboot.dest).parent, names)
+        return status(netboot.dest)
     options = replace(options, logs=options.logs.absolute() if options.logs else None)
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -62,6 +63,18 @@ def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOp
     return status(netboot.dest)
 
 
+def check(inventory: Inventory, names: Sequence[str], dest: Path) -> None:
+    """Raise InputError or HostError where `start` would before it starts anything."""
+    require_root("lab up")
+    check_host()
+    netboot = Netboot(dest.absolute())
+    if (process := holder(netboot.dest)) and not _read(netboot.dest):
+        message = f"a netboot test runs from {dest}: process {process}"
+        raise InputError(Problem(message=message, hint="wait for it, or end it there (Ctrl-C)"))
+    for name in names:
+        require_exploded(netboot, inventory.node(name))
+
+
 def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options: LabOptions, said: int) -> NoReturn:
     """Be the lab's process until a signal ends it; lets go of the caller's terminal and files."""
     os.setsid()
@@ -75,14 +88,12 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
                 os.close(descriptor)
     unwind_on_signals()
     try:
-        with lab(inventory, netboot.dest, options) as here:
-            for name in names:
-                here.boot(name, at_once=len(names))
-            write(_report(netboot.dest), json.dumps(_facts(here)).encode(), 0o600)
+        with lab(inventory, netboot.dest, options) as here, control.listening(here.directory) as requests:
+            _switch_on(here, names)
             os.write(said, b"up")
             os.close(said)
             while True:
-                signal.pause()
+                control.serve(requests, functools.partial(_switch_on, here))
     except (SystemExit, KeyboardInterrupt):
         os._exit(0)
     except PibuildError as error:
@@ -93,6 +104,17 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
         os._exit(1)
 
 
+def _switch_on(here: Lab, names: Sequence[str]) -> None:
+    """Switch on those of the nodes that do not run, and write down what does."""
+    wanted = [here.inventory.node(name).name for name in names]
+    off = [name for name in wanted if name not in here.nodes or here.nodes[name].state not in _RUNNING]
+    try:
+        for name in off:
+            here.boot(name, at_once=len({*here.nodes, *off}))
+    finally:
+        write(_report(here.netboot.dest), json.dumps(_facts(here)).encode(), 0o600)
+
+
 def _report(dest: Path) -> Path:
     return dest / "lab" / "lab.json"
 
@@ -100,6 +122,10 @@ def _report(dest: Path) -> Path:
 def _facts(here: Lab) -> dict[str, Any]:
     return {
         "namespace": here.namespace.holder,
+        "servers": {
+            name: {"process": process.pid, "log": str(here.logs / f"{name}.log")}
+            for name, process in here.servers.items()
+        },
         "nodes": {
             name: {
                 "address": str(node.address),
@@ -122,17 +148,32 @@ def _read(dest: Path) -> dict[str, Any]:
 
 
 def status(dest: Path) -> dict[str, Any]:
-    """Return what runs: `running`, `process`, and by node `address`, `state`, `starts`, `console`."""
+    """Return what runs: by server `state` and `log`, by node `address`, `state`, `starts` and `console`.
+
+    A server that has ended is said so: nodes that run may wait for it without end.
+    """
     facts = _read(dest)
+    servers = {
+        name: {"state": "running" if _runs(server["process"]) else "ended", **server}
+        for name, server in facts.get("servers", {}).items()
+    }
     nodes = {name: _node(name, node) for name, node in facts.get("nodes", {}).items()}
-    return {"running": bool(facts), "process": holder(dest) if facts else 0, "nodes": nodes}
+    return {"running": bool(facts), "process": holder(dest) if facts else 0, "servers": servers, "nodes": nodes}
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process is there, and has not ended already."""
+    path = Path("/proc") / str(process) / "stat"
+    try:
+        return path.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _node(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    path, process = Path(facts["state"]), Path("/proc") / str(facts["process"]) / "stat"
+    path = Path(facts["state"])
     said = dict(json.loads(path.read_text())) if path.is_file() else {"number": 1, "state": "loading"}
-    runs = process.is_file() and process.read_text().rpartition(")")[2].split()[0] != "Z"
-    state = said["state"] if runs or said["state"] in {"off", "refused", "lost"} else "lost"
+    state = said["state"] if _runs(facts["process"]) or said["state"] in {"off", "refused", "lost"} else "lost"
     console = str(Path(facts["logs"]) / f"{name}.{said['number']}.log")
     return {"address": facts["address"], "state": state, "starts": said["number"], "console": console}
 

@@ -190,6 +190,7 @@ class Lab:
     directory: Path
     logs: Path
     nodes: dict[str, LabNode] = field(default_factory=dict)
+    servers: dict[str, Process] = field(default_factory=dict)
     _stack: ExitStack
     _own: dict[int, ExitStack] = field(default_factory=dict)
 
@@ -370,6 +371,8 @@ def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
         log.unlink(missing_ok=True)
         process = running.spawn(server.argv, name=server.name, env=dict(server.env))
         lab_servers.wait_until_serving(running.namespace, server, process, log)
+        if server.ports:
+            running.servers[server.name] = process
 
 
 def require_exploded(netboot: Netboot, node: Node) -> None:

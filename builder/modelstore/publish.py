@@ -102,10 +102,11 @@ def open_store(where: str, *, make: bool = False) -> Store:
     return DirectoryStore(directory)
 
 
-def publish(store: Store, wanted: Publication) -> Published:
+def publish(store: Store, wanted: Publication, *, dry_run: bool = False) -> Published:
     """Put a model into a store, which is locked meanwhile; what is there already is not written again.
 
-    Raises InputError when name and version hold another content, or for a file that is broken off.
+    A dry run says what would be written and writes nothing. Raises InputError when name and version hold another
+    content, or for a file that is broken off.
     """
     check_names(wanted.model, wanted.version)
     with store.locked():
@@ -115,6 +116,8 @@ def publish(store: Store, wanted: Publication) -> Published:
             problem = f"{wanted.model} {wanted.version} is published, with another content ({there.published})"
             raise InputError(Problem(message=problem, hint="a version never changes: give this one another --version"))
         manifest = there or _manifest(wanted, sha256, chunks)
+        if dry_run:
+            return Published(manifest=manifest, added=_missing(store, manifest), signed=wanted.key is not None)
         added = 0 if manifest.plain else _put_chunks(store, wanted.path, manifest)
         content = store.read(manifest.object) if there else manifest.to_json()
         signed = _sign(store, manifest, content or b"", wanted.key)
@@ -139,6 +142,13 @@ def _manifest(wanted: Publication, sha256: str, chunks: tuple[Chunk, ...]) -> Ma
         problem = f"{wanted.path}: cut into {len(chunks)} chunks, more than a manifest holds"
         raise InputError(Problem(message=problem, hint="is it a model? GGUF files are cut at their tensors"))
     return manifest
+
+
+def _missing(store: Store, manifest: Manifest) -> int:
+    """Return the bytes of the chunks that are not there."""
+    sizes = {name: each.size for name, each in store.held("chunks").items()}
+    lacking = {chunk.object: chunk.len for chunk in manifest.chunks if sizes.get(chunk.object) != chunk.len}
+    return 0 if manifest.plain else sum(lacking.values())
 
 
 def _put_chunks(store: Store, path: Path, manifest: Manifest) -> int:

@@ -8,7 +8,7 @@ command line that they would get. What lies in a temporary directory ($TMPDIR) i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from builder.firmware.boot_files import Answer, DirectoryTree, Tree
 from builder.host.scratch import temporary
 from builder.inventory.nodes import Inventory, Node
 from builder.netboot.board import ask_boards
+from builder.netboot.cost import taken
 from builder.netboot.explode import (
     Exploded,
     ExplodeOptions,
@@ -105,6 +106,7 @@ def plan_explode(
         )
         failed |= stopped
         done = {each.job.node.name: _row(netboot, each, failed.get(each.job.node.name, "")) for each in planned}
+        done = _with_cost(planned, done)
         done |= {node.name: _stay(netboot, node) for node in staying}
         return conclude(inventory, [each.job for each in planned], done, stopped)
 
@@ -154,6 +156,29 @@ def _row(netboot: Netboot, planned: _Planned, failed: str) -> Exploded:
         return replace(row, action="failed", after=before, failed=failed)
     warn_of_storage(job.node, job.generation)
     return replace(row, changed=changed_files(netboot, job.node, job.personal.files) if planned.named else ())
+
+
+def _with_cost(planned: Sequence[_Planned], rows: Mapping[str, Exploded]) -> dict[str, Exploded]:
+    """Add what the roots that are made take of the disk, and the images that are brought in first."""
+    found = dict(rows)
+    whole: dict[Path, int] = {}
+    brought_in: set[Path] = set()
+    for each in planned:
+        job, row = each.job, rows[each.job.node.name]
+        if row.failed or job.action != "make":
+            continue
+        generation = job.generation
+        if generation.directory not in whole:
+            whole[generation.directory] = taken([generation.root, generation.boot])
+        own = sum(len(file.content) for file in job.personal.files)
+        boot = 0 if job.way == "shared" else taken([generation.boot])
+        takes = whole[generation.directory] if job.way == "copy" else own + boot
+        image = 0
+        if not each.brought_in and generation.directory not in brought_in:
+            image = whole[generation.directory]
+            brought_in.add(generation.directory)
+        found[row.node] = replace(row, takes=takes, image_takes=image)
+    return found
 
 
 def _stay(netboot: Netboot, node: Node) -> Exploded:

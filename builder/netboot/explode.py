@@ -63,7 +63,8 @@ class Exploded:
 
     `before` and `after` name its roots; `after` is "" where only making it will tell. `action` is make, switch (the
     root is there, and another one is booted), none, held (it went back, and stays) or failed, for which `failed` is the
-    reason. `changed` are the node's own files that differ from before.
+    reason. `changed` are the node's own files that differ from before; `takes` is what making the root takes, in bytes,
+    and with `image_takes` what bringing its image in does, which the first node of an image has.
     """
 
     node: str
@@ -75,6 +76,8 @@ class Exploded:
     action: str
     changed: tuple[str, ...]
     seconds: float = 0.0
+    takes: int = 0
+    image_takes: int = 0
     failed: str = ""
 
 

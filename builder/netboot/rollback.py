@@ -23,12 +23,18 @@ class RolledBack:
 
 
 def rollback(
-    inventory: Inventory, nodes: Sequence[Node], dest: Path, *, to: str = "", unhold: bool = False
+    inventory: Inventory,
+    nodes: Sequence[Node],
+    dest: Path,
+    *,
+    to: str = "",
+    unhold: bool = False,
+    dry_run: bool = False,
 ) -> tuple[RolledBack, ...]:
     """Let nodes boot what they booted before, or a root made of generation `to`, and hold them there.
 
     `unhold` releases them instead, with what they boot. Raises InputError for a single node that cannot go back, and
-    where nothing was exploded; of several, each has its row.
+    where nothing was exploded; of several, each has its row. A dry run says the same and changes nothing.
     """
     netboot = Netboot(dest.absolute())
     done: list[RolledBack] = []
@@ -36,13 +42,15 @@ def rollback(
         for node in nodes:
             current = netboot.current(node.serial)
             if unhold:
-                netboot.release(node.name)
+                if not dry_run:
+                    netboot.release(node.name)
                 done.append(RolledBack(node=node.name, left="", boots=current, held=False))
                 continue
             try:
                 back = _target(inventory, netboot, node, to)
-                netboot.hold(node.name, back)  # first: killed between the two, the next explode goes on with it
-                netboot.switch(node.name, node.serial, back, back=True)
+                if not dry_run:
+                    netboot.hold(node.name, back)  # first: killed between the two, the next explode goes on with it
+                    netboot.switch(node.name, node.serial, back, back=True)
             except (OSError, PibuildError) as error:
                 if len(nodes) == 1:
                     raise

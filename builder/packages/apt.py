@@ -28,6 +28,7 @@ from builder.run import Completed, find_tool, run
 
 _LISTS = 2  # raised when the lists are kept in another form
 _INSTALL = re.compile(r"^Inst (?P<name>\S+) (?:\[[^]]*\] )?\((?P<version>\S+) ")
+_NAMED = re.compile(rb"^(Package|Provides): (.+)$", re.MULTILINE)
 _REMOVE = re.compile(r"^Remv (?P<name>\S+)")
 # what a machine's own configuration says of the way to an archive (apt.conf(5), apt-transport-http(1))
 _WAY = re.compile(r"Acquire::((http|https|ftp)::([^ ]+::)?(Proxy|Proxy-Auto-Detect|CaInfo|CaPath)|ForceIPv[46]) .*;")
@@ -212,6 +213,17 @@ class Apt:
     def _listed(self) -> Lists:
         """The package lists. apt-cache would build its caches anew for every question."""
         return Lists(sorted((self.directory / "lists").glob("*_Packages")))
+
+    def names(self) -> frozenset[str]:
+        """Return every name that the lists here can be asked for, of packages and of what they provide; asks nobody."""
+        found: set[str] = set()
+        for path in (self.directory / "lists").glob("*_Packages"):
+            for kind, listed in _NAMED.findall(path.read_bytes()):
+                if kind == b"Package":
+                    found.add(listed.decode())
+                else:
+                    found |= {one.split()[0].partition(":")[0] for one in listed.decode().split(",") if one.strip()}
+        return frozenset(found)
 
     def download(self, debs: Iterable[Deb]) -> None:
         """Bring package files into the shared archives, verified. Present ones are not fetched again.

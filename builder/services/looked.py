@@ -41,7 +41,7 @@ class Asked:
     @property
     def apply(self) -> str:
         """The command that puts the servers' files in order."""
-        return f"sudo pibuild services apply --role {self.serving.role}"
+        return f"sudo pibuild services apply --for {self.serving.role}"
 
 
 def restart(asked: Asked, unit: Unit, *before: str) -> str:

@@ -160,7 +160,7 @@ def _configuration(asked: Asked) -> Iterator[Looked]:
     if changes:
         names = ", ".join(str(change.path) for change in changes[:NAMED]) + (" …" if len(changes) > NAMED else "")
         told = f"not what the inventory says: {names}"
-        hint = f"pibuild services diff --role {asked.serving.role}; {asked.apply}"
+        hint = f"pibuild services diff --for {asked.serving.role}; {asked.apply}"
         yield Looked(check="configuration", result="broken", told=told, hint=hint)
     else:
         yield Looked(check="configuration", result="ok", told="as the inventory says")

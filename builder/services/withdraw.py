@@ -36,6 +36,4 @@ def follow(inventory: Inventory, role: ServerRole | None) -> None:
     others = [("login", inventory.login), ("backup", inventory.backup)]
     for other, node in others:
         if node is not None and other != role:
-            console.say(
-                f"on {node.name}: sudo pibuild services apply --role {other}   # reservation, lease and exports"
-            )
+            console.say(f"on {node.name}: sudo pibuild services apply --for {other}   # reservation, lease and exports")

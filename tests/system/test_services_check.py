@@ -252,7 +252,7 @@ def test_servers_are_asked_from_afar_and_their_files_disks_and_rules_on_the_spot
     assert ", nor 1 more" in login.closed[0]
     assert bad["configuration"] == (
         "not what the inventory says: /etc/default/tftpd-hpa",
-        "pibuild services diff --role login; sudo pibuild services apply --role login",
+        "pibuild services diff --for login; sudo pibuild services apply --for login",
     )
     assert bad["clock"][1].startswith("sudo timedatectl set-ntp true")
     assert "mounted read-only" in bad["disk"][0]

@@ -29,6 +29,7 @@ ROWS: dict[str, Sequence[Row]] = {
     "EXPLODED": [("mlops-master", "ingest and make", "reflink", GENERATION, GENERATION, "2490e89e")],
     "WOULD_EXPLODE": [("mlops-master", "ingest and make", "reflink", GENERATION, GENERATION, "2490e89e")],
     "ROLLED_BACK": [("mlops-master", GENERATION, GENERATION, "held")],
+    "WOULD_ROLL_BACK": [("mlops-master", GENERATION, GENERATION, "held")],
     "NODES": [
         (
             "mlops-master",

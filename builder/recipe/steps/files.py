@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zoneinfo
+from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from builder.documents.spelling import did_you_mean
 from builder.errors import Problem
 from builder.host.hashing import file_digest
 from builder.recipe.steps.base import Place, Step, Target
@@ -21,6 +24,20 @@ from builder.recipe.steps.fields import (
 from builder.recipe.steps.rootfiles import RootFiles
 
 _WHAT = ("content", "source", "directory", "symlink")
+
+
+_ZONES = "/usr/share/zoneinfo/"  # tzfile(5)
+
+
+def _zone_problem(target: str) -> Problem | None:
+    """Return what is wrong with a link to a time zone, as far as this machine's own list of them tells."""
+    zone = target.removeprefix(_ZONES)
+    if zone == target or Path(target).is_file():
+        return None
+    known = zoneinfo.available_timezones()  # none where the machine has no tzdata
+    if not known or zone in known:
+        return None
+    return Problem(message=f"unknown time zone '{zone}'{did_you_mean(zone, known)}", hint="timedatectl list-timezones")
 
 
 class FileEntry(BaseModel):
@@ -86,6 +103,8 @@ class FilesStep(Step):
         problems = [problem for problem in found if problem]
         paths = [entry.path for entry in self.files]
         twice = sorted({path for path in paths if paths.count(path) > 1})
+        zones = [_zone_problem(entry.symlink) for entry in self.files if entry.symlink is not None]
+        problems += [problem for problem in zones if problem]
         return problems + [Problem(message=f"files: {path} is given twice") for path in twice]
 
     def inputs(self, at: Place) -> object:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.build.lock import Lock
+from builder.build.lock import Lock, prefixes_of, question_of
 from builder.build.plan import BASE, FINISH, Plan, layer_key, make_plan, remember_plan
 from builder.host.cache import Cache
 from builder.packages.apt import Deb, Resolution
@@ -215,6 +215,72 @@ def test_a_recipe_that_was_never_resolved_has_open_keys(tmp_path: Path) -> None:
     assert not plan.resolved
     assert not any(layer.cached for layer in plan.layers)
     assert plan.layers[1].answers == {}
+
+
+def _remember(directory: Path, recipe: str) -> None:
+    """Let the cache remember how the fixture was resolved, as `resolve` writes it."""
+    loaded = load_recipe(directory / recipe)
+    memo = {"release": "r", "lock": LOCK.to_text(), "prefixes": prefixes_of(loaded)}
+    (directory / "cache/resolutions").mkdir(parents=True, exist_ok=True)
+    (directory / f"cache/resolutions/{question_of(loaded)[:32]}.json").write_text(json.dumps(memo))
+
+
+MINE = """\
+name: mine
+extends: [fixture.yaml]
+layers:
+  - name: mine
+    steps:
+      - packages: {install: [htop]}
+  - name: after
+    steps:
+      - run: {script: "true"}
+"""
+
+
+def test_a_recipe_that_extends_a_built_one_is_known_up_to_its_first_new_packages(tmp_path: Path) -> None:
+    known = _plan(tmp_path)
+    _build(known, tmp_path)
+    _remember(tmp_path, "fixture.yaml")
+    (tmp_path / "mine.yaml").write_text(MINE)
+    plan = make_plan(load_recipe(tmp_path / "mine.yaml"), None, Cache(tmp_path / "cache"))
+    common = known.layers[:-1]
+    assert [(layer.key, layer.cached) for layer in plan.layers[: len(common)]] == [(one.key, True) for one in common]
+    assert [(layer.name, layer.final, layer.cached) for layer in plan.layers[len(common) :]] == [
+        ("mine", False, False), ("after", False, False), (FINISH, False, False),
+    ]  # fmt: skip
+    assert not plan.resolved
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        (("suite: trixie", "suite: bookworm"), []),
+        (("include: [systemd-sysv]", "include: [systemd-sysv, vim]"), []),
+        (("install: [nano]", "install: [nano, vim]"), [BASE]),
+        (("default: hello", "default: hallo"), LAYERS),
+    ],
+)
+def test_what_is_asked_otherwise_is_not_taken_for_known(
+    change: tuple[str, str], known: list[str], tmp_path: Path
+) -> None:
+    _build(_plan(tmp_path), tmp_path)
+    _remember(tmp_path, "fixture.yaml")
+    text = RECIPE.replace(*change)
+    assert text != RECIPE
+    (tmp_path / "other.yaml").write_text(text)
+    plan = make_plan(load_recipe(tmp_path / "other.yaml"), None, Cache(tmp_path / "cache"))
+    assert [layer.name for layer in plan.layers if layer.final] == known
+
+
+def test_a_source_more_may_change_any_answer(tmp_path: Path) -> None:
+    _build(_plan(tmp_path), tmp_path)
+    _remember(tmp_path, "fixture.yaml")
+    (tmp_path / "key.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    source = "{name: more, uris: [https://example.org/debian], suites: [trixie], components: [main], key: key.asc}"
+    (tmp_path / "mine.yaml").write_text(MINE.replace("[htop]", f"[htop], sources: [{source}]"))
+    plan = make_plan(load_recipe(tmp_path / "mine.yaml"), None, Cache(tmp_path / "cache"))
+    assert not any(layer.final for layer in plan.layers)
 
 
 def test_planning_writes_nothing(tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def _reference() -> str:
         arguments = " ".join(p.human_readable_name for p in command.params if isinstance(p, click.Argument))
         words = inspect.cleandoc(command.help or "")
         example = "\n".join(line.strip() for line in (command.epilog or "").splitlines()[2:])
-        options = [p for p in command.params if isinstance(p, click.Option)]
+        options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
         rows = [f"| `{'`, `'.join(p.opts)}` | {p.help or ''}{_default(p)} |" for p in options]
         parts.append(
             f"## pibuild {name} {arguments}".rstrip()
