@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from builder.host.data import is_name, shipped_recipes
+from builder.inventory.names import hostname
 
 _PLACES = (Path("cluster.yaml"), Path("/etc/pibuild/cluster.yaml"))  # as builder.inventory.load has them
 _LARGEST = 4 << 20  # bytes: nobody waits for more
@@ -26,11 +27,11 @@ def nodes(context: click.Context, _parameter: click.Parameter, incomplete: str) 
     known = _inventory(context).get("nodes")
     named = {name for value in context.params.values() if isinstance(value, tuple) for name in value}
     found = [
-        (str(called), f"{entry.get('role', '')} {entry.get('address', '')}".strip())
+        (_called(called), f"{entry.get('role', '')} {entry.get('address', '')}".strip())
         for entry in (known if isinstance(known, list) else [])
         if isinstance(entry, dict)
-        for called in (entry.get("name"), *_texts(entry.get("aliases")))
-        if called and called not in named
+        for called in _texts([entry.get("name"), *_texts(entry.get("aliases"))])
+        if _called(called) not in named
     ]
     return [CompletionItem(name, help=told) for name, told in found if name.startswith(incomplete)]
 
@@ -57,8 +58,9 @@ def boards(_context: click.Context, _parameter: click.Parameter, incomplete: str
 
 def variables(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the variables of the recipe that is named, and of those that it extends, as `NAME=`."""
-    recipe = context.params.get("recipe")
-    found = _variables(Path(recipe), set()) if recipe else {}
+    # an option that has no value yet ends click's parsing before it comes to arguments
+    recipe = context.params.get("recipe") or next(iter(context.args), "")
+    found = _variables(shipped_recipes().get(str(recipe), Path(recipe)), set()) if recipe else {}
     return [
         CompletionItem(f"{name}=", help=told) for name, told in sorted(found.items()) if name.startswith(incomplete)
     ]
@@ -71,6 +73,14 @@ def recipes(_context: click.Context, _parameter: click.Parameter, incomplete: st
     near = [directory, *([Path("recipes")] if not incomplete else [])]
     files = [str(path) for place in near for path in sorted(place.glob("*.y*ml")) if _is_recipe(path)]
     return [*_items([*files, *shipped], incomplete), CompletionItem(incomplete, type="file")]
+
+
+def _called(name: str) -> str:
+    """Return a node's name as commands say it."""
+    try:
+        return hostname(name)
+    except ValueError:
+        return name
 
 
 def _items(words: Iterable[str], incomplete: str) -> list[CompletionItem]:
