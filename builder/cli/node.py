@@ -84,7 +84,7 @@ def explain(name: str, cluster_file: Path | None, as_json: bool) -> None:
     if as_json:
         console.print_json([{**plain(row), "mark": str(row.mark) if row.mark else None} for row in rows])
         return
-    shown = [(row.field, _shown(row.value), row.why, row.mark or "") for row in rows]
+    shown = [(row.field, _shown(plain(row.value)), row.why, row.mark or "") for row in rows]
     console.print_table(tables.EXPLAINED, shown)
 
 
