@@ -1,4 +1,4 @@
-"""The main job on a real login node: serve, explode by kpartx, boot a worker, and go on after kills.
+"""The main job on a real login node: serve, explode by kpartx, boot a worker, and go on after kills and a power cut.
 
 A machine with systemd, udev, device-mapper and the kernel's NFS server and client, which the machine of the tests may
 not have. The tests are steps of one story, in order; a node that has been broken into attacks while the worker boots.
@@ -221,9 +221,20 @@ def check_accounts_and_strangers(login: LoginGuest, name: str, good: str) -> Non
                 get(server, f"boot/green2/{name}/{path}")
 
 
-def test_a_worker_boots_from_it(story: Story) -> None:
+def test_a_worker_boots_from_it_and_goes_on_after_a_power_cut(story: Story) -> None:
     login, worker = story.login, story.worker
     worker.wait_until_up(600)
     login.took("worker", float(worker.ssh("cut -d' ' -f1 /proc/uptime").stdout))
-    assert worker.ssh(f"findmnt -no FSTYPE {KEPT}").stdout.startswith("nfs")
+    before = worker.ssh(f"cat /proc/sys/kernel/random/boot_id; findmnt -no FSTYPE {KEPT}").stdout.split()
+    assert before[1].startswith("nfs")
+    assert worker.ssh("ping -c 1 -W 20 10.0.2.2").returncode == 0  # the login node's own uplink translates
+
+    login.cut_power()
+    writing = f"echo again | sudo tee {KEPT}/written && sync {KEPT}/written"
+    login.power_on(400)
+    begun = time.monotonic()
+    until(lambda: worker.ssh(writing, timeout=60).returncode == 0, 300)
+    login.took("writes again", time.monotonic() - begun)
+    assert worker.ssh("cat /proc/sys/kernel/random/boot_id").stdout.split() == before[:1]
+    assert login.run(f"sudo find {SERVED}/roots -name written -exec cat {{}} +").stdout == "again\n"
     assert login.run(FAILED).stdout == ""
