@@ -227,7 +227,7 @@ def test_a_worker_boots_from_it_and_goes_on_after_a_power_cut(story: Story) -> N
     login.took("worker", float(worker.ssh("cut -d' ' -f1 /proc/uptime").stdout))
     before = worker.ssh(f"cat /proc/sys/kernel/random/boot_id; findmnt -no FSTYPE {KEPT}").stdout.split()
     assert before[1].startswith("nfs")
-    assert worker.ssh("ping -c 1 -W 20 10.0.2.2").returncode == 0  # the login node's own uplink translates
+    assert worker.ssh("sudo ping -c 1 -W 20 10.0.2.2").returncode == 0  # the login node's own uplink translates
 
     login.cut_power()
     writing = f"echo again | sudo tee {KEPT}/written && sync {KEPT}/written"
