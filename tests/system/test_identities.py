@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ OWN = (KEY, CERTIFICATE, "etc/munge/munge.key")
 
 
 def _build_again(engine: Engine, recipe: Path) -> dict[str, Any]:
-    """Build with the layer of these packages, and what comes after it, made anew."""
+    """Build with the layer of these packages, and what comes after it, made anew, to where nothing is published."""
     for key, name in engine.layers.items():
         if name == "identities":
             shutil.rmtree(engine.cache / "layers" / key)
@@ -67,7 +68,8 @@ def test_two_builds_are_alike_and_two_machines_are_not(small: Small, tmp_path: P
     engine = small.engine.beside(tmp_path)
     recipe = engine.write("identities.yaml", RECIPE)
     first = engine.build(recipe=recipe)
-    again = _build_again(engine, recipe)
+    again = _build_again(replace(engine, output=tmp_path / "again"), recipe)
+    assert not again["published"]["reused"]
     assert made(again) == ["identities", "finish"]
     assert again["published"]["digest"] == first["published"]["digest"]
     assert again["identities"] == []
