@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.build import lock
+from builder.build import archives, lock
 from builder.errors import FetchError, StepError
 from builder.host.cache import Cache
 from builder.packages.apt import Apt, Request, _installed_stanza
@@ -61,7 +61,7 @@ def test_a_step_names_the_suite_and_no_address(
     archive.write("trixie", STABLE)
     archive.write("trixie-backports", BACKPORTS, backports=True)
     monkeypatch.setattr(lock, "_ESSENTIAL", ("base",))
-    monkeypatch.setattr(lock, "candidate_sources", lambda *_, **__: [(archive.source("trixie"),)])
+    monkeypatch.setattr(archives, "candidate_sources", lambda *_, **__: [(archive.source("trixie"),)])
     recipe = tmp_path / "pi5.yaml"
     source = f"{{name: more, uris: ['file:{archive.root}'], suites: [trixie-backports], components: [main], key: k}}"
     (tmp_path / "k").write_bytes(archive.key.keyring.read_bytes())
