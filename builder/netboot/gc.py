@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.console import note
-from builder.errors import InputError, Problem
+from builder.errors import HostError, InputError, Problem
 from builder.host.confine import held, is_directory, is_there
 from builder.netboot.layout import PERSIST, Netboot
 
@@ -68,7 +69,9 @@ def forget_former(netboot: Netboot) -> None:
     booted = set(netboot.booted().values())
     names = {node for node, _ in booted}
     for node, name in booted:
-        record = netboot.record(node, name)
+        record = None
+        with contextlib.suppress(HostError):  # of that node, and said with its row
+            record = netboot.record(node, name)
         if record is None or not record.former:
             continue
         kept = is_directory(netboot.root(record.former, PERSIST)) and not is_there(netboot.root(node, PERSIST))

@@ -330,7 +330,7 @@ def test_a_kill_leaves_nothing(made: Made, tmp_path: Path, method: str) -> None:
         until(lambda: not loops(image))
 
 
-KILL_BETWEEN = "import os; from builder import attach; attach._mount = lambda *_: os.kill(os.getpid(), 9)"
+KILL_BETWEEN = "import os; from builder.image import attach; attach._mount = lambda *_: os.kill(os.getpid(), 9)"
 NEXT: tuple[Method, ...] = ("loop", "files")
 
 

@@ -415,7 +415,7 @@ def test_a_renamed_node_keeps_what_it_is_and_has_and_leaves_nothing(lab: Lab, tm
     (running / "var/lib/pibuild").mkdir(exist_ok=True)
     (running / "var/lib/pibuild/booted").touch()
     said = pibuild(lab, cluster, "node", "rename", "yellow3", "blue1")
-    assert "next: sudo pibuild explode --node blue1" in said
+    assert f"next: sudo pibuild explode --cluster {cluster} --dest {lab.dest} blue1\n" in said
     lab.check("yellow3", "a")  # boots as before until it is exploded
 
     lab = Lab(load_inventory(cluster), lab.dest)
