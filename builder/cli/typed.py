@@ -29,7 +29,7 @@ _AS_ROOT = frozenset(
         "fleet token",
     }
 )
-_COMMAND = re.compile(rf"(?P<sudo>sudo )?(?<![\w/.-]){PROGRAM} (?P<rest>[a-z][^;,()]*)")
+_COMMAND = re.compile(rf"(?P<sudo>sudo )?(?<![\w/.-]){PROGRAM} (?P<rest>[a-z][^;,()\n]*)")
 
 
 def program() -> str:

@@ -189,7 +189,14 @@ def test_killed_explodes_leave_every_node_what_it_booted(tmp_path: Path, chance:
             now = boots(inventory, dest, tree)
             assert {release for _, release in now.values()} == {f"r{attempt}"}
             assert not list(netboot.tmp.iterdir())
-            assert {path.name for path in dest.rglob(".*")} <= {".lock", ".cluster", ".roots", ".ssh", ".tmp", ".updated"}
+            assert {path.name for path in dest.rglob(".*")} <= {
+                ".lock",
+                ".cluster",
+                ".roots",
+                ".ssh",
+                ".tmp",
+                ".updated",
+            }
             switched += bool(moved)
             note(f"{attempt}: killed after {delay:.2f} of {took:.2f} s: {len(moved)} switched, {len(left)} swept")
             run(

@@ -58,7 +58,7 @@ def test_every_heartbeat_of_half_an_hour_without_a_store_arrives(tmp_path: Path)
             load = store.samples("node_load1")
     lost = sorted(beat - cut_at for beat in missed - set(beats["values"]))
     assert not lost, f"heartbeats of these seconds of the outage: {lost}"
-    assert len(missed) >= 55, f"current after {fresh:.1f} s, the queue empty {empty:.1f} s later"
+    assert len(missed) >= 45, f"current after {fresh:.1f} s, the queue empty {empty:.1f} s later"
     who = {"instance": "edge1", "node": "edge1", "site": "lab", "role": "worker", "cable": "green"}
     assert beats["metric"] == {"__name__": HEARTBEAT, "job": "heartbeat", **who}
     assert [series["metric"] for series in load] == [{"__name__": "node_load1", "job": "node", **who}]

@@ -110,8 +110,11 @@ class Nodes:
     def check_tidy(self) -> None:
         """Raise Left for work in progress."""
         dest = self.netboot.dest
-        known = {".lock", ".cluster", ".ssh", ".updated", ".roots"}
-        left = [*self.netboot.tmp.iterdir(), *(path for path in dest.rglob(".*") if path.name not in known)]
+        known = {".lock", ".cluster", ".ssh", ".updated", ".roots", ".tmp"}
+        at_work = [
+            path for place in (self.netboot.tmp, self.netboot.private) if place.is_dir() for path in place.iterdir()
+        ]
+        left = [*at_work, *(path for path in dest.rglob(".*") if path.name not in known)]
         if left:
             raise Left("; ".join(map(str, left)))
 
