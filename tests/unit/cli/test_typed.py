@@ -46,6 +46,11 @@ def anybody(monkeypatch: pytest.MonkeyPatch) -> None:
             "sudo pibuild explode --fresh --dest /x makes a node's root anew",
         ),
         ("free some space (df -h /x; pibuild gc)", "build golden", "free some space (df -h /x; sudo pibuild gc)"),
+        (
+            "a: sudo pibuild services apply --for login\n   b: sudo systemctl restart x",
+            "services check --cluster c.yaml",
+            "a: sudo pibuild services apply --for login --cluster c.yaml\n   b: sudo systemctl restart x",
+        ),
         ("pibuild never changes it", "build golden", "pibuild never changes it"),
         ("the directory /x/pibuild node", "build golden", "the directory /x/pibuild node"),
     ],
