@@ -69,6 +69,9 @@ _SYNTAX = (  # what PyYAML says, what it means, what to do
 )
 
 
+_DEEPEST = 100  # twice what a document may be; the reader says where
+
+
 class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
     """PyYAML's composer with the scalars of YAML 1.2."""
 
@@ -78,6 +81,12 @@ class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
         Parser.__init__(self)
         Composer.__init__(self)
         BaseResolver.__init__(self)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Refuse [ and { within each other at once: looking ahead costs the square of their depth."""
+        if self.flow_level > _DEEPEST:
+            raise RecursionError
+        super().fetch_flow_collection_start(token)
 
     def resolve(self, kind: type[Node], value: Any, implicit: Any) -> str:
         """Return the tag of a node that has none; `implicit[0]` says that a scalar is plain."""
