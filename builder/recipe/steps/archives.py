@@ -218,6 +218,8 @@ def _zip_members(zipped: zipfile.ZipFile, limit: int) -> Iterator[Member]:
     if sum(info.file_size for info in zipped.infolist()) > limit:  # more than it says does not come out
         raise ArchiveError(f"unpacks to more than {limit >> 20} MiB, {_RATIO} times what it is")
     for info in zipped.infolist():
+        if not info.filename:
+            raise ArchiveError("has a member without a name")
         unix = info.external_attr >> 16  # the high half holds st_mode (APPNOTE 4.4.15, version made by 3)
 
         def read(info: zipfile.ZipInfo = info) -> IO[bytes]:
