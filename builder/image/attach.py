@@ -179,7 +179,9 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
     """Put the image, or a part of it, on a free loop device; the record names it before it is taken."""
     losetup = find_tool("losetup", package="mount")
     span: list[str | Path] = ["--offset", str(part.start), "--sizelimit", str(part.size)] if part else []
-    for tries_left in reversed(range(_TRIES)):
+    tries_left = _TRIES
+    while True:
+        tries_left -= 1
         loop = run([losetup, "--find"], what="finding a free loop device", timeout=_LIMIT).stdout.strip()
         record.name(Path(loop).name)
         argv: list[str | Path] = [losetup, "--read-only", *span, loop, image]
@@ -187,7 +189,6 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
         if done.returncode == 0:
             return Path(loop)
         time.sleep(0.05)
-    raise HostError("no loop device stays free long enough to be taken", hint="look at them: losetup --list")
 
 
 def _let_go(loop: Path) -> None:
