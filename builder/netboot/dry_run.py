@@ -26,10 +26,9 @@ from builder.netboot.explode import (
     changed_files,
     conclude,
     find_images,
-    held_row,
     kept_as,
     method_of,
-    require_held,
+    stay,
     subject_of,
     warn_of_storage,
 )
@@ -107,7 +106,7 @@ def plan_explode(
         failed |= stopped
         done = {each.job.node.name: _row(netboot, each, failed.get(each.job.node.name, "")) for each in planned}
         done = _with_cost(planned, done)
-        done |= {node.name: _stay(netboot, node) for node in staying}
+        done |= {node.name: stay(netboot, node, None) for node in staying}
         return conclude(inventory, [each.job for each in planned], done, stopped)
 
 
@@ -179,13 +178,3 @@ def _with_cost(planned: Sequence[_Planned], rows: Mapping[str, Exploded]) -> dic
             brought_in.add(generation.directory)
         found[row.node] = replace(row, takes=takes, image_takes=image)
     return found
-
-
-def _stay(netboot: Netboot, node: Node) -> Exploded:
-    row = held_row(netboot, node)
-    if row.action == "held":
-        return row
-    failures: dict[str, str] = {}
-    with alone(node, failures):
-        require_held(netboot, row)
-    return replace(row, action="failed", after=row.before, failed=failures[node.name]) if failures else row

@@ -147,7 +147,7 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
             job.node.name: _switched(inventory, netboot, job, booted, failed.get(job.node.name, "")) for job in jobs
         }
         done = {name: replace(row, seconds=round(seconds.get(name, 0.0), 3)) for name, row in done.items()}
-        done |= {node.name: _stay(netboot, node, booted) for node in staying}
+        done |= {node.name: stay(netboot, node, booted) for node in staying}
     return conclude(inventory, jobs, done, stopped)
 
 
@@ -339,7 +339,7 @@ def _switched(
     return replace(row, action="failed", after=boots, failed=failures[job.node.name])
 
 
-def held_row(netboot: Netboot, node: Node) -> Exploded:
+def _held_row(netboot: Netboot, node: Node) -> Exploded:
     """Return the row of a node that stays with the root it went back to."""
     name, before = netboot.held(node.name), netboot.current(node.serial)
     return Exploded(
@@ -354,19 +354,23 @@ def held_row(netboot: Netboot, node: Node) -> Exploded:
     )
 
 
-def _stay(netboot: Netboot, node: Node, booted: dict[str, tuple[str, str]]) -> Exploded:
-    """Let a board boot the root that its node is held at: a board that was replaced boots nothing yet."""
-    row = held_row(netboot, node)
+def stay(netboot: Netboot, node: Node, booted: dict[str, tuple[str, str]] | None) -> Exploded:
+    """Let a board boot the root that its node is held at: a board that was replaced boots nothing yet.
+
+    Without `booted` that is found out, and nothing changed.
+    """
+    row = _held_row(netboot, node)
     if row.action == "held":
         return row
     failures: dict[str, str] = {}
     with alone(node, failures):
-        require_held(netboot, row)
-        netboot.switch(node.name, node.serial, row.after, back=True, booted=booted)
+        _require_held(netboot, row)
+        if booted is not None:
+            netboot.switch(node.name, node.serial, row.after, back=True, booted=booted)
     return replace(row, action="failed", after=row.before, failed=failures[node.name]) if failures else row
 
 
-def require_held(netboot: Netboot, row: Exploded) -> None:
+def _require_held(netboot: Netboot, row: Exploded) -> None:
     """Raise HostError where the root that a node is held at is gone."""
     if not netboot.is_whole(row.node, row.after):
         hint = f"sudo pibuild explode --unhold --node {row.node}"
