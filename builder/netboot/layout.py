@@ -171,8 +171,10 @@ class Netboot:
         `booted` saves reading it again for each of many nodes; it is kept up to date.
         """
         booted = self.booted() if booted is None else booted
-        before = self._target_of(node)
-        left = {(node, before), booted.get(serial, (node, ""))} - {(node, name), (node, "")}
+        booting = booted.get(serial, (node, ""))
+        linked = self._target_of(node)  # behind where the board is, if a kill came between the two links
+        before = booting[1] if booting[0] == node and booting[1] else linked
+        left = {(node, linked), booting} - {(node, name), (node, "")}
         if before != name and not back:
             record = self.record(node, name)
             if record is None:

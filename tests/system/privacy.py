@@ -24,6 +24,7 @@ def private_mounts() -> Iterator[None]:
         left = Path("/proc/thread-self/mountinfo").read_text()
         assert left == before
     finally:
+        syscalls.unshare(syscalls.CLONE_FS)  # a server's thread that has not ended yet would forbid to go back
         syscalls.enter(outside)
         os.close(outside)
         os.chdir(directory)
