@@ -191,11 +191,11 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
         time.sleep(0.05)
 
 
-def _let_go(loop: Path) -> None:
+def _let_go(loop: Path, limit: float = _TIDY) -> None:
     """Have a mounted loop device and the nodes on it go away with their last user."""
     for node in _nodes_of(loop.name):
-        _dmsetup("remove", "--deferred", node)
-    run(["losetup", "--detach", loop], timeout=_TIDY)
+        _dmsetup("remove", "--deferred", node, limit=limit)
+    run(["losetup", "--detach", loop], timeout=limit)
 
 
 # -------------------------------------------------------------------------------------------------------------- kpartx
@@ -230,8 +230,8 @@ def _map(loop: Path, root: Partition) -> Path:
     return Path("/dev/mapper") / node
 
 
-def _dmsetup(*words: str) -> None:
-    run([find_tool("dmsetup", package="dmsetup"), *words], env=_WITHOUT_UDEV, timeout=_TIDY)
+def _dmsetup(*words: str, limit: float = _TIDY) -> None:
+    run([find_tool("dmsetup", package="dmsetup"), *words], env=_WITHOUT_UDEV, timeout=limit)
 
 
 def _nodes_of(loop: str) -> list[str]:
@@ -260,17 +260,17 @@ def _identity(image: Path) -> str:
     return f"{status.st_ino} {os.major(status.st_dev)}:{os.minor(status.st_dev)}"
 
 
-def _loops_of(identity: str) -> list[str]:
+def _loops_of(identity: str, limit: float) -> list[str]:
     """Return the loop devices on the file with an `_identity`, deleted or not: `loop0`, …."""
     argv = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"]
-    rows = [line.split() for line in run(argv, timeout=_TIDY).stdout.splitlines()]
+    rows = [line.split() for line in run(argv, timeout=limit).stdout.splitlines()]
     return [Path(row[0]).name for row in rows if row[1:] == identity.split()]
 
 
-def _held(record: str) -> str | None:
+def _held(record: str, limit: float = _TIDY) -> str | None:
     """Return the loop device that a record's text names, None where it is free or somebody else's by now."""
     loop, _, identity = record.partition(" ")
-    return loop if loop in _loops_of(identity) else None
+    return loop if loop in _loops_of(identity, limit) else None
 
 
 def _wait_until_free(record: _Record) -> None:
@@ -285,13 +285,13 @@ def _clear(record: _Record) -> None:
     record.path.unlink(missing_ok=True)
 
 
-def _free(record: str) -> None:
+def _free(record: str, limit: float = _TIDY) -> None:
     """Detach a record's loop device, and remove the nodes on it: now, or with their last user."""
-    loop = _held(record)
+    loop = _held(record, limit)
     if loop is not None:
-        _let_go(Path("/dev") / loop)
+        _let_go(Path("/dev") / loop, limit)
     if " device-mapper" in _MISC.read_text() and _kpartx_missing() is None:
-        _dmsetup("mknodes")  # the kernel's deferred removal leaves the files in /dev/mapper
+        _dmsetup("mknodes", limit=limit)  # the kernel's deferred removal leaves the files in /dev/mapper
 
 
 def _sweep() -> None:
@@ -308,7 +308,7 @@ def _sweep() -> None:
     for path, record in dead:
         if record.partition(" ")[0] not in living:
             try:
-                _free(record)
+                _free(record, _LIMIT)  # nobody waits for the end of this run yet
             except PibuildError as error:
                 warn(f"a loop device that a killed run left stays: {error.message}")
                 continue
