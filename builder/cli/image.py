@@ -129,7 +129,8 @@ def boot(
 
     Of an IMAGE the boot chain's files are checked, then a throw-away copy is booted and looked at from outside. With
     --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got
-    there, and is looked at. Exit code 6 when anything is bad.
+    there, and is looked at. Exit code 6 when anything is bad. With --json every check has the keys check, result (ok,
+    broken, unknown, warning, note), seen and hint.
     """
     if netboot or chosen.given or explain or server:
         if image is not None or not (netboot and chosen.given):
@@ -180,14 +181,14 @@ def _boot_image(
 ) -> None:
     from builder.image.open import open_image
     from builder.verify.boot_chain import check_boot_chain
+    from builder.verify.finding import rows
     from builder.verify.qemu import BootOptions, boot_image
 
     with open_image(image) as opened:
         chain = check_boot_chain(opened, boards)
-    bad = [finding for finding in chain if not finding.ok]
+    bad = [finding for finding in chain if finding.broken]
     if not as_json:
-        rows = [(finding.check, finding.said, finding.detail) for finding in chain]
-        console.print_table(tables.BOOT_CHAIN, rows)
+        console.print_table(tables.FINDINGS, rows(chain), title="boot chain")
     elif bad or check_only:
         console.print_json({"boot_chain": plain(chain), "verdict": None})
     if bad:
@@ -201,5 +202,5 @@ def _boot_image(
     if as_json:
         console.print_json({"boot_chain": plain(chain), "verdict": verdict.as_json()})
     else:
-        console.print_table(tables.VERDICT, verdict.rows())
+        console.print_table(tables.FINDINGS, rows(verdict.checks), title="verdict")
     verdict.require()

@@ -45,6 +45,7 @@ def netboot(
 ) -> None:
     """Be `pibuild boot --netboot`: boot nodes, print the verdict. Raises VerdictError when it is bad."""
     from builder.lab.netboot_test import boot_nodes
+    from builder.verify.finding import rows
 
     seen = boot_nodes(inventory, nodes, dest, options, timeout=timeout)
     if as_json:
@@ -54,7 +55,8 @@ def netboot(
         }
         console.print_json({"ok": seen.ok, "nodes": verdicts, "identities": plain(seen.identities)})
     else:
-        console.print_table(tables.NETBOOT, seen.rows())
+        for name, findings in seen.findings.items():
+            console.print_table(tables.FINDINGS, rows(findings), title=name)
     seen.require()
 
 
@@ -78,8 +80,10 @@ def _explain(reports: Mapping[str, BootReport], *, as_json: bool) -> None:
             console.print_table(tables.BOOTLOADER, explain(report), title=f"{name}: a {report.board}, {report.serial}")
             for note in report.notes:
                 console.say(f"note: {note}")
-            console.say(f"starts {report.kernel}: {report.cmdline}" if report.stop is None else f"STOPS: {report.stop}")
-    stopped = [f"{name}: {report.stop}" for name, report in reports.items() if report.stop is not None]
+            console.say(
+                f"starts {report.kernel}: {report.cmdline}" if report.stop is None else f"STOPS: {report.stop.said}"
+            )
+    stopped = [f"{name}: {report.stop.said}" for name, report in reports.items() if report.stop is not None]
     options = " ".join(f"--node {name}" for name, report in reports.items() if report.stop is not None)
     if stopped:
         raise VerdictError(

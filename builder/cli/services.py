@@ -149,21 +149,23 @@ def check(
 
     Asks DHCP for every node's address, TFTP for its config.txt and NFS for its root, as a board would; and looks at
     disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. What it cannot see,
-    from elsewhere or without root, is unknown and not ok. Exits with 6 when something is broken.
+    from elsewhere or without root, is unknown and not ok. Exits with 6 when something is broken. With --json every
+    check has the keys check, result (ok, broken, unknown, warning, note), seen and hint.
     """
     from builder.errors import VerdictError
     from builder.inventory.load import find_inventory, load_inventory
     from builder.services.files import serving
     from builder.services.probe import ask
     from builder.services.record import served_as
+    from builder.verify.finding import rows
 
     inventory = load_inventory(find_inventory(cluster_file))
     found = ask(serving(inventory, role or served_as(root) or "login"), root, nodes=nodes)
     if as_json:
         console.print_json(plain(found))
     else:
-        console.print_table(tables.SERVICES_CHECK, [(one.check, one.result, one.told) for one in found])
-    broken = [one for one in found if one.result == "broken"]
+        console.print_table(tables.FINDINGS, rows(found))
+    broken = [one for one in found if one.broken]
     if broken:
         names = ", ".join(dict.fromkeys(one.check for one in broken))
         first, *more = [f"{one.check}: {one.hint}" for one in broken]

@@ -18,13 +18,7 @@ CACHE_GC = Table(
     drop=("last used",),
     empty="nothing to remove: all that is in the cache was used lately",
 )
-BOOT_CHAIN = Table(
-    columns=("boot chain", "", "found"), prose=("found",), empty="the boot chain has nothing that could be checked"
-)
-VERDICT = Table(columns=("verdict", "", "seen from outside"), prose=("seen from outside",), empty="nothing was seen")
-NETBOOT = Table(
-    columns=("node", "verdict", "", "seen from outside"), prose=("seen from outside",), empty="no node was booted"
-)
+FINDINGS = Table(columns=("check", "result", "what was seen"), prose=("what was seen",), empty="nothing was seen")
 BOOTLOADER = Table(
     columns=("#", "file", "outcome", "bytes", "note"),
     drop=("bytes",),
@@ -59,9 +53,6 @@ NODE_GC = Table(
     columns=("path", "why"),
     prose=("why",),
     empty="nothing to remove: nodes use every root and generation, or left it lately",
-)
-SERVICES_CHECK = Table(
-    columns=("check", "result", "what was found"), prose=("what was found",), empty="this server has nothing to check"
 )
 LAB = Table(
     columns=("node", "address", "machine", "starts", "console"), drop=("starts",), empty="the lab has no machines"

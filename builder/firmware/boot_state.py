@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,9 +14,6 @@ from builder.firmware.config_eval import Config, Identity
 
 _BLOCKS = 65535  # of a 16-bit counter that may not roll over (rpi-eeprom #720, #375)
 
-StopKind = Literal[
-    "server", "recovery", "ramdisk", "firmware", "system", "initramfs", "dtb", "cmdline", "armstub", "kernel"
-]
 Outcome = Literal["probed", "sent", "missing", "denied", "too large", "failed"]
 
 
@@ -44,13 +42,54 @@ class Request:
     note: str = ""
 
 
+class StopKind(enum.StrEnum):
+    """What a board stops for."""
+
+    SERVER = "server"
+    RECOVERY = "recovery"
+    RAMDISK = "ramdisk"
+    FIRMWARE = "firmware"
+    SYSTEM = "system"
+    INITRAMFS = "initramfs"
+    DTB = "dtb"
+    CMDLINE = "cmdline"
+    ARMSTUB = "armstub"
+    KERNEL = "kernel"
+
+
+_LACKS = MappingProxyType(
+    {
+        StopKind.FIRMWARE: "No firmware",
+        StopKind.SYSTEM: "No system for this board",
+        StopKind.INITRAMFS: "No initramfs",
+        StopKind.DTB: "No device tree",
+        StopKind.CMDLINE: "No kernel command line",
+        StopKind.ARMSTUB: "No ARM stub",
+        StopKind.KERNEL: "No kernel",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Why a board does not start its kernel: its kind, the file that it lacks, as asked ("" for none), and in words."""
+
+    kind: StopKind
+    file: str
+    said: str
+
+    @classmethod
+    def of(cls, kind: StopKind, why: str, *, file: str) -> Stop:
+        """Return a stop whose words begin with what is lacking."""
+        return cls(kind=kind, file=file, said=f"{_LACKS[kind]}: {why}" if kind in _LACKS else why)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootReport:
     """What a board did. File names are as asked of the server; `cmdline` is the kernel command line of cmdline.txt.
 
-    `stop` says in words why a real board would not come up, None if it starts its kernel; `stop_kind` of which kind
-    that is, `stop_file` the file, as asked, that it lacks. `contents` has the bytes of kernel, initramfs and device
-    tree by name.
+    `stop` says why a real board would not come up, None if it starts its kernel. `contents` has the bytes of kernel,
+    initramfs and device tree by name.
     """
 
     board: str
@@ -61,20 +100,18 @@ class BootReport:
     dtb: str | None = None
     overlays: tuple[str, ...] = ()
     cmdline: str | None = None
-    stop: str | None = None
-    stop_kind: StopKind | None = None
-    stop_file: str = ""
+    stop: Stop | None = None
     notes: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
-class Stop(Exception):  # noqa: N818 - not an error of the program: the board stops here
-    """Why the board stops, in words; of which kind, and for want of which file where it is one (without the prefix)."""
+class Stopped(Exception):  # noqa: N818 - not an error of the program: the board stops here
+    """Why the board stops: of which kind, in words, and for want of which file where it is one (without the prefix)."""
 
-    def __init__(self, message: str, *, kind: StopKind, file: str = "") -> None:
-        super().__init__(message)
-        self.kind: StopKind = kind
+    def __init__(self, kind: StopKind, why: str, *, file: str = "") -> None:
+        super().__init__(why)
+        self.kind = kind
         self.file = file
 
 
@@ -142,12 +179,12 @@ class Boot:
         return not self.eeprom.rolls_over and size >= _BLOCKS * self.eeprom.block_size
 
     def record(self, name: str, answer: Answer, outcome: Outcome) -> bool:
-        """Note a request and its answer; return whether the file was had. Raises Stop when the server is silent."""
+        """Note a request and its answer; return whether the file was had. Raises Stopped when the server is silent."""
         full = self.prefix + name
         if answer.outcome != "found":
             self.requests.append(Request(name=full, outcome=answer.outcome, note=answer.detail))
             if answer.outcome == "failed":
-                raise Stop(f"{full}: {answer.detail}", kind="server", file=name)
+                raise Stopped(StopKind.SERVER, f"{full}: {answer.detail}", file=name)
             return False
         if outcome == "sent" and self.beyond(len(answer.data)):
             outcome = "too large"
@@ -169,8 +206,9 @@ class Boot:
             )
         return f"{full} is not on the server{': ' + last.note if last.note else ''}."
 
-    def report(self, stop: Stop | None) -> BootReport:
+    def report(self, stopped: Stopped | None) -> BootReport:
         """Return all of it as data."""
+        file = self.prefix + stopped.file if stopped and stopped.file else ""
         return BootReport(
             board=self.board,
             serial=self.serial,
@@ -180,9 +218,7 @@ class Boot:
             dtb=self.dtb,
             overlays=tuple(self.overlays),
             cmdline=self.cmdline,
-            stop=None if stop is None else str(stop),
-            stop_kind=None if stop is None else stop.kind,
-            stop_file="" if stop is None or not stop.file else self.prefix + stop.file,
+            stop=Stop.of(stopped.kind, str(stopped), file=file) if stopped else None,
             notes=tuple(self.notes),
             settings=MappingProxyType(dict(self.config.settings)),
             contents=MappingProxyType(self.contents),

@@ -12,10 +12,10 @@ import re
 from builder.errors import InputError, Problem
 from builder.firmware.boards import BOARDS, NAMES
 from builder.firmware.boot_files import Tree
-from builder.firmware.boot_state import Boot, BootReport, Eeprom, Request, Stop
+from builder.firmware.boot_state import Boot, BootReport, Eeprom, Request, Stop, StopKind, Stopped
 from builder.firmware.config_eval import Config, evaluate
 
-__all__ = ["BootReport", "Eeprom", "Request", "explain", "simulate"]
+__all__ = ["BootReport", "Eeprom", "Request", "Stop", "StopKind", "explain", "simulate"]
 
 _WITH_VL805 = frozenset({"pi4", "pi400"})  # the USB controller whose firmware the bootloader may update
 PI5_ORDER = "the Pi 5's request order is known in part only; what it needs to boot is as documented"
@@ -43,7 +43,7 @@ def simulate(tree: Tree, board: str, serial: str, *, mac: str = "", eeprom: Eepr
         raise InputError(Problem(message=f"unknown board '{board}'", hint=f"one of {NAMES}"))
     boot = Boot(tree=tree, serial=serial.lower(), board=board, eeprom=eeprom or Eeprom())
     boot.prefix = boot.first_prefix(mac)
-    stop = None
+    stopped = None
     try:
         if boot.identity.board.family == "pi3":
             _card_stage_pi3(boot)
@@ -52,9 +52,9 @@ def simulate(tree: Tree, board: str, serial: str, *, mac: str = "", eeprom: Eepr
         else:
             _eeprom_stage_pi5(boot)
         _system_stage(boot)
-    except Stop as why:
-        stop = why
-    return boot.report(stop)
+    except Stopped as why:
+        stopped = why
+    return boot.report(stopped)
 
 
 def _eeprom_stage(boot: Boot) -> None:
@@ -68,9 +68,9 @@ def _eeprom_stage(boot: Boot) -> None:
         boot.fetch("vl805.bin")
     _self_update(boot, config)
     if boot.probe("recover4.elf") or boot.probe("recovery.elf"):
-        raise Stop(
+        raise Stopped(
+            StopKind.RECOVERY,
             f"{boot.requests[-1].name} is there: the board starts the recovery system, not the kernel. Remove it.",
-            kind="recovery",
         )
     _ramdisk(boot, config)
     start, fixup = _start_files(config)
@@ -82,9 +82,9 @@ def _eeprom_stage(boot: Boot) -> None:
         if start == "start4.elf" and boot.probe("start.elf"):
             reason += " There is a start.elf, but that is the firmware of older models."
         where = f" It looked in {own} first." if own and not boot.prefix else ""
-        raise Stop(
-            f"No firmware: {reason}{where} {_NO_FIRMWARE} Is {own or 'the TFTP root'} complete, and the serial right?",
-            kind="firmware",
+        raise Stopped(
+            StopKind.FIRMWARE,
+            f"{reason}{where} {_NO_FIRMWARE} Is {own or 'the TFTP root'} complete, and the serial right?",
             file=start,
         )
     if boot.fetch(fixup) is None:
@@ -94,11 +94,11 @@ def _eeprom_stage(boot: Boot) -> None:
 def _card_stage_pi3(boot: Boot) -> None:
     """Load bootcode.bin and the firmware from the card (Pi 3 family; documentation: Boot flow, The boot folder)."""
     if boot.fetch("bootcode.bin") is None:
-        raise Stop(f"No firmware: {boot.why('bootcode.bin')} {_NO_FIRMWARE}", kind="firmware", file="bootcode.bin")
+        raise Stopped(StopKind.FIRMWARE, f"{boot.why('bootcode.bin')} {_NO_FIRMWARE}", file="bootcode.bin")
     config = evaluate(boot.fetch(boot.config_name) or b"", boot.identity, name=boot.config_name)
     start, fixup = (name.replace("4.", ".").replace("4", "_") for name in _start_files(config))
     if boot.fetch(start) is None:
-        raise Stop(f"No firmware: {boot.why(start)} {_NO_FIRMWARE}", kind="firmware", file=start)
+        raise Stopped(StopKind.FIRMWARE, f"{boot.why(start)} {_NO_FIRMWARE}", file=start)
     if boot.fetch(fixup) is None:
         boot.note(f"{fixup} was not had: the board may see little of its memory. It belongs beside {start}")
 
@@ -113,8 +113,8 @@ def _self_update(boot: Boot, config: Config) -> None:
 def _ramdisk(boot: Boot, config: Config) -> None:
     if config.enabled("boot_ramdisk"):
         boot.probe("boot.img")
-        raise Stop(
-            "boot_ramdisk=1: the board takes everything out of boot.img, which is not simulated here.", kind="ramdisk"
+        raise Stopped(
+            StopKind.RAMDISK, "boot_ramdisk=1: the board takes everything out of boot.img, which is not simulated here."
         )
 
 
@@ -142,9 +142,9 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
         boot.prefix = ""
         raw = boot.fetch(boot.config_name)
     if raw is None:
-        raise Stop(
-            f"No system: {reason} Neither is one in the TFTP root. A Pi 5 boots nothing without {boot.config_name}.",
-            kind="system",
+        raise Stopped(
+            StopKind.SYSTEM,
+            f"{reason} Neither is one in the TFTP root. A Pi 5 boots nothing without {boot.config_name}.",
             file=boot.config_name,
         )
     if own and not boot.prefix:
@@ -157,9 +157,7 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
         return
     places = dict.fromkeys((_join(_wanted_prefix(config), tree), _join("", tree)))
     if not any(boot.probe(place) for place in places):
-        raise Stop(
-            f"No system for this board: {boot.why(_join('', tree))} {_NO_OS}", kind="system", file=_join("", tree)
-        )
+        raise Stopped(StopKind.SYSTEM, f"{boot.why(_join('', tree))} {_NO_OS}", file=_join("", tree))
 
 
 def _system_stage(boot: Boot) -> None:
@@ -247,9 +245,9 @@ def _load_initramfs(boot: Boot, prefix: str, kernel: str | None) -> None:
         full = _join(prefix, name)
         data = boot.load(full)
         if data is None:
-            raise Stop(
-                f"No initramfs: {boot.why(full)} The kernel would start without it and find no root.",
-                kind="initramfs",
+            raise Stopped(
+                StopKind.INITRAMFS,
+                f"{boot.why(full)} The kernel would start without it and find no root.",
                 file=full,
             )
         _keep(boot, boot.initramfs, full, data)
@@ -285,9 +283,7 @@ def _load_device_tree(boot: Boot, prefix: str) -> None:
     full = _join(prefix, name)
     data = boot.load(full)
     if data is None:
-        raise Stop(
-            f"No device tree: {boot.why(full)} The kernel would hang before its first message.", kind="dtb", file=full
-        )
+        raise Stopped(StopKind.DTB, f"{boot.why(full)} The kernel would hang before its first message.", file=full)
     boot.dtb = boot.prefix + full
     boot.contents[boot.dtb] = data
 
@@ -310,9 +306,9 @@ def _load_cmdline(boot: Boot, prefix: str) -> None:
     name = _join(prefix, boot.config.settings.get("cmdline", "cmdline.txt"))
     data = boot.load(name)
     if data is None:
-        raise Stop(
-            f"No kernel command line: {boot.why(name)} The kernel would start without root= and panic.",
-            kind="cmdline",
+        raise Stopped(
+            StopKind.CMDLINE,
+            f"{boot.why(name)} The kernel would start without root= and panic.",
             file=name,
         )
     lines = data.decode(errors="replace").splitlines()
@@ -320,9 +316,9 @@ def _load_cmdline(boot: Boot, prefix: str) -> None:
     if any(line.strip() for line in lines[1:]):
         boot.note(f"{name} has more than one line; only the first counts")
     if not boot.cmdline:
-        raise Stop(
-            f"No kernel command line: the first line of {boot.prefix}{name} is empty; the kernel gets no root=.",
-            kind="cmdline",
+        raise Stopped(
+            StopKind.CMDLINE,
+            f"the first line of {boot.prefix}{name} is empty; the kernel gets no root=.",
         )
 
 
@@ -331,7 +327,7 @@ def _load_kernel(boot: Boot, name: str) -> None:
     stubs = {"pi3": "armstub8.bin", "pi4": "armstub8-gic.bin", "pi5": "armstub8-2712.bin"}
     stub = boot.config.settings.get("armstub", stubs[family])
     if boot.load(stub) is None and "armstub" in boot.config.settings:
-        raise Stop(f"No ARM stub: {boot.why(stub)} It is named by armstub= in config.txt.", kind="armstub", file=stub)
+        raise Stopped(StopKind.ARMSTUB, f"{boot.why(stub)} It is named by armstub= in config.txt.", file=stub)
     data = boot.load(name)
     shown = (
         "Its LED blinks 7 times."
@@ -339,8 +335,8 @@ def _load_kernel(boot: Boot, name: str) -> None:
         else "On its screen: 'Kernel or device-tree not found or is not compatible'."
     )
     if data is None:
-        raise Stop(f"No kernel: {boot.why(name)} {shown}", kind="kernel", file=name)
+        raise Stopped(StopKind.KERNEL, f"{boot.why(name)} {shown}", file=name)
     if not data:
-        raise Stop(f"No kernel: {boot.prefix}{name} is empty: copied while the disk was full? {shown}", kind="kernel")
+        raise Stopped(StopKind.KERNEL, f"{boot.prefix}{name} is empty: copied while the disk was full? {shown}")
     boot.kernel = boot.prefix + name
     boot.contents[boot.kernel] = data

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from builder.firmware.boot_files import ServerTree
-from builder.firmware.simulate import BootReport, Request, simulate
+from builder.firmware.simulate import BootReport, Request, Stop, StopKind, simulate
 from builder.host.files import write
 from builder.run import spawn
 from builder.verify.qemu import PATIENCE, generic_machine, kernel_cmdline
@@ -90,13 +90,16 @@ def chain_json(report: BootReport) -> dict[str, Any]:
     fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     del fields["contents"]
     requests = [dataclasses.asdict(request) for request in report.requests]
-    return {**fields, "requests": requests, "settings": dict(report.settings)}
+    stop = dataclasses.asdict(report.stop) if report.stop else None
+    return {**fields, "requests": requests, "stop": stop, "settings": dict(report.settings)}
 
 
 def read_chain(path: Path) -> BootReport:
     """Return what `chain_json` wrote."""
     fields: dict[str, Any] = json.loads(path.read_text())
     requests = tuple(Request(**request) for request in fields.pop("requests"))
+    if stop := fields.pop("stop"):
+        fields["stop"] = Stop(**{**stop, "kind": StopKind(stop["kind"])})
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     return BootReport(**{**fields, **lists, "requests": requests})
 
@@ -121,7 +124,7 @@ def _start(machine: Machine, number: int) -> bool:
     report = load(machine)
     write(machine.chain(number), json.dumps(chain_json(report), indent=1).encode())
     if report.stop is not None or report.kernel is None:
-        _say(machine, number, "refused", report.stop or "no kernel")
+        _say(machine, number, "refused", report.stop.said if report.stop else "no kernel")
         return False
     files = {"kernel": machine.directory / "kernel"}
     write(files["kernel"], report.contents[report.kernel])

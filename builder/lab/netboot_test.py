@@ -16,7 +16,8 @@ from builder.inventory.nodes import Inventory, Node
 from builder.lab.lab import LabOptions, lab, require_exploded
 from builder.lab.verdict import NodeSeen, expected_of, look_at_node, unique
 from builder.netboot.layout import Netboot
-from builder.verify.verdict import Check, Seen, Verdict
+from builder.verify.finding import Finding, holds, judge, reasons
+from builder.verify.verdict import Seen, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,26 +26,27 @@ class Netbooted:
 
     chains: Mapping[str, BootReport]
     verdicts: Mapping[str, Verdict]
-    identities: tuple[Check, ...]
+    identities: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
         """Whether all of it was well."""
-        return all(verdict.ok for verdict in self.verdicts.values()) and all(check.ok for check in self.identities)
+        return all(verdict.ok for verdict in self.verdicts.values()) and holds(self.identities)
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
-        """Return the table for people: node, what, ok or FAILED, what was seen."""
-        rows = [(name, *row) for name, verdict in self.verdicts.items() for row in verdict.rows()]
-        return [*rows, *(("all", one.name, "ok" if one.ok else "FAILED", one.detail) for one in self.identities)]
+    @property
+    def findings(self) -> Mapping[str, tuple[Finding, ...]]:
+        """What was found of each node, and of all together."""
+        each = {name: verdict.checks for name, verdict in self.verdicts.items()}
+        return {**each, "all nodes": self.identities} if self.identities else each
 
     def require(self) -> None:
         """Raise VerdictError with the reasons and the places of the console logs unless all is well."""
         if self.ok:
             return
-        reasons = [f"{node}: {name}: {detail}" for node, name, said, detail in self.rows() if said == "FAILED"]
+        said = [f"{name}: {reason}" for name, found in self.findings.items() for reason in reasons(found)]
         logs = ", ".join(str(verdict.console) for verdict in self.verdicts.values() if not verdict.ok)
         hint = f"read the console log: {logs}" if logs else "pibuild explode makes identities by serial number"
-        raise VerdictError("netboot: not as it should be\n" + "\n".join(reasons), hint=hint)
+        raise VerdictError("netboot: not as it should be\n" + "\n".join(said), hint=hint)
 
 
 def chains(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: LabOptions) -> dict[str, BootReport]:
@@ -75,7 +77,7 @@ def boot_nodes(
         found = {name: machine.chain() for name, machine in machines.items()}
         seen: dict[str, NodeSeen] = {}
         for name, machine in machines.items():
-            for told in (_loaded(found[name]).detail, *found[name].notes):
+            for told in (_loaded(found[name]).seen, *found[name].notes):
                 note(f"{name}: {told}")
             started = found[name].stop is None
             seen[name] = (
@@ -101,9 +103,11 @@ def boot_nodes(
     return Netbooted(chains=found, verdicts=verdicts, identities=identities)
 
 
-def _loaded(report: BootReport) -> Check:
+def _loaded(report: BootReport) -> Finding:
     """Return the check that the board's bootloader comes as far as starting the kernel."""
     had = [asked for asked in report.requests if asked.outcome == "sent"]
     size = sum(asked.size or 0 for asked in had) / (1 << 20)
-    detail = report.stop or f"{len(report.requests)} requests, {len(had)} files, {size:.1f} MiB, then {report.kernel}"
-    return Check(name=f"bootloader of a {report.board}", ok=report.stop is None, detail=detail)
+    went = f"{len(report.requests)} requests, {len(had)} files, {size:.1f} MiB, then {report.kernel}"
+    return judge(
+        check=f"bootloader of a {report.board}", ok=report.stop is None, seen=report.stop.said if report.stop else went
+    )

@@ -20,7 +20,8 @@ from builder.inventory.nodes import Inventory, Node
 from builder.netboot.generation import read_generation
 from builder.netboot.layout import PERSIST, Netboot
 from builder.verify import verdict
-from builder.verify.verdict import Check, NotSeenError, Seen, Watch, facts_of, no_password, settled
+from builder.verify.finding import Finding, judge
+from builder.verify.verdict import NotSeenError, Seen, Watch, facts_of, no_password, settled
 
 _FACTS = MappingProxyType(
     {
@@ -81,7 +82,7 @@ class NodeExpected:
 class NodeSeen:
     """What was seen of a node: the checks, and its facts by name."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
     facts: Mapping[str, str]
 
 
@@ -118,10 +119,10 @@ def look_at_node(
     facts: Mapping[str, str] = {}
     try:
         kernel = watch.until_printed(machine.console, r"Linux version (\S+)", "kernel up")
-        watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
+        watch.say(Finding(check="kernel up", result="ok", seen=kernel.group(1)))
         seconds = watch.until_reached(machine, "ssh by key")
         detail = f"{machine.shell.user}, the node's own host key, after {seconds:.0f} s"
-        watch.say(Check(name="ssh by key", ok=True, detail=detail))
+        watch.say(Finding(check="ssh by key", result="ok", seen=detail))
         watch.say(settled(machine, watch))
         facts = facts_of(machine, watch, {**_FACTS, "boot": f"findmnt -no SOURCE {expected.boot_mount} | xargs"})
         for check in judged(facts, expected, given()):
@@ -140,63 +141,63 @@ def look_at_node(
     return NodeSeen(checks=tuple(watch.checks), facts=facts)
 
 
-def judged(facts: Mapping[str, str], expected: NodeExpected, given: Sequence[IPv4Address]) -> Iterator[Check]:
+def judged(facts: Mapping[str, str], expected: NodeExpected, given: Sequence[IPv4Address]) -> Iterator[Finding]:
     """Yield what a node's own words show: lease, root, identity, time zone, sudo."""
     node, own = expected.node, facts.get("address", "")
     leases = sorted(set(given))
     leased = f"given {', '.join(map(str, leases)) or 'nothing'} ({len(given)} times), has {own or 'none'}"
     near = [here for here in map(IPv4Interface, own.split()) if node.address in here.network]
     only = leases == [node.address] and [here.ip for here in near] == leases
-    yield Check(name="reserved address", ok=only, detail=leased)
+    yield judge(check="reserved address", ok=only, seen=leased)
     yield from _roots(facts, expected)
     yield _same("hostname", facts.get("hostname", ""), node.name)
     yield _same("machine-id", facts.get("machine-id", ""), expected.machine_id)
-    yield Check(name="sudo", ok=facts.get("sudo") == "", detail=facts.get("sudo", "not seen") or "says nothing")
+    yield judge(check="sudo", ok=facts.get("sudo") == "", seen=facts.get("sudo", "not seen") or "says nothing")
     zone = facts.get("zone", "").rpartition("zoneinfo/")[2]
     detail = f"{zone or 'none'} ({facts.get('clock', '')})"
-    yield Check(name="time zone", ok=zone == expected.timezone, detail=detail)
+    yield judge(check="time zone", ok=zone == expected.timezone, seen=detail)
 
 
-def _roots(facts: Mapping[str, str], expected: NodeExpected) -> Iterator[Check]:
+def _roots(facts: Mapping[str, str], expected: NodeExpected) -> Iterator[Finding]:
     root, server = facts.get("root", ""), expected.server
     if expected.shared:
         layers = facts.get("layers", "").removeprefix("lowerdir=").split(":")
         wanted = [f"/run/pibuild/node/{expected.boot.name}/files", "/run/pibuild/root"]
         detail = f"{root}, {' over '.join(layers)}"
-        yield Check(name="root", ok=root.endswith(" overlay") and layers == wanted, detail=detail)
+        yield judge(check="root", ok=root.endswith(" overlay") and layers == wanted, seen=detail)
         return
     yield _same("root", root, f"{server}:{expected.root} nfs")
     yield _same("boot files", facts.get("boot", ""), f"{server}:{expected.boot}")
 
 
-def _same(name: str, seen: str, wanted: str) -> Check:
-    return Check(name=name, ok=seen == wanted, detail=seen if seen == wanted else f"{seen or 'none'}, not {wanted}")
+def _same(name: str, seen: str, wanted: str) -> Finding:
+    return judge(check=name, ok=seen == wanted, seen=seen if seen == wanted else f"{seen or 'none'}, not {wanted}")
 
 
-def unique(facts: Mapping[str, Mapping[str, str]]) -> list[Check]:
+def unique(facts: Mapping[str, Mapping[str, str]]) -> list[Finding]:
     """Return the checks that nodes (name to facts) share nothing that should be each one's own."""
     keys = {fact for own in facts.values() for fact in own if fact.startswith("host key ")}
     return [_unique(fact, [own.get(fact, "") for own in facts.values()]) for fact in (*_UNIQUE, *sorted(keys))]
 
 
-def _unique(name: str, values: Sequence[str]) -> Check:
+def _unique(name: str, values: Sequence[str]) -> Finding:
     ok = all(values) and len(set(values)) == len(values)
-    return Check(name=f"{name} unique", ok=ok, detail=", ".join(value or "not seen" for value in values))
+    return judge(check=f"{name} unique", ok=ok, seen=", ".join(value or "not seen" for value in values))
 
 
-def _writable(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
+def _writable(machine: Seen, expected: NodeExpected, watch: Watch) -> Finding:
     """Write a word on the node and read it where it must be: on the login node, or with a shared root nowhere else."""
     name, there = "root writable", expected.root / _MARK
     problem, arrived = _written(machine, _MARK, expected.root, watch)
     if problem:
-        return Check(name=name, ok=False, detail=problem)
+        return Finding(check=name, result="broken", seen=problem)
     if expected.shared:
-        return Check(name=name, ok=not arrived, detail="the shared root was written to" if arrived else "in memory")
+        return judge(check=name, ok=not arrived, seen="the shared root was written to" if arrived else "in memory")
     detail = f"{there} on the login node" if arrived else f"{there} does not have what the node wrote"
-    return Check(name=name, ok=arrived, detail=detail)
+    return judge(check=name, ok=arrived, seen=detail)
 
 
-def _kept(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
+def _kept(machine: Seen, expected: NodeExpected, watch: Watch) -> Finding:
     """Write a word into each path that the node keeps, and read it on the login node."""
     lost = []
     for path in expected.node.persist:
@@ -204,7 +205,7 @@ def _kept(machine: Seen, expected: NodeExpected, watch: Watch) -> Check:
         problem, arrived = _written(machine, mark, expected.persist, watch)
         if problem or not arrived:
             lost.append(f"{path}: {problem or f'does not reach {expected.persist}'}")
-    return Check(name="kept paths", ok=not lost, detail="; ".join(lost) or ", ".join(expected.node.persist))
+    return judge(check="kept paths", ok=not lost, seen="; ".join(lost) or ", ".join(expected.node.persist))
 
 
 def _written(machine: Seen, mark: str, there: Path, watch: Watch) -> tuple[str, bool]:
@@ -220,15 +221,15 @@ def _written(machine: Seen, mark: str, there: Path, watch: Watch) -> tuple[str, 
     return ("" if word in wrote.stdout and wrote.returncode == 0 else said), arrived
 
 
-def _answers(machine: Seen, service: Service, watch: Watch) -> Check:
+def _answers(machine: Seen, service: Service, watch: Watch) -> Finding:
     """Ask a service that is enabled, and whose conditions hold, until it answers as it should."""
     name, detail = f"{service.name} answers", ""
     shown = machine.shell.run(f"systemctl show -p {','.join(_UNIT)} {service.unit}", timeout=watch.left(60)).stdout
     unit = verdict.facts(shown)
     if unit.get("UnitFileState") != "enabled":
-        return Check(name=name, ok=True, detail="not in this image")
+        return Finding(check=name, result="ok", seen="not in this image")
     if unit.get("ActiveState") == "inactive" and unit.get("ConditionResult") == "no":
-        return Check(name=name, ok=True, detail="not configured for this node")
+        return Finding(check=name, result="ok", seen="not configured for this node")
     while True:
         try:
             text, where = _ask(machine, service, watch)
@@ -236,10 +237,12 @@ def _answers(machine: Seen, service: Service, watch: Watch) -> Check:
             detail = f"{type(error).__name__}: {error}"
         else:
             if service.says in text:
-                return Check(name=name, ok=True, detail=f"port {service.port} {where}, {text.count(chr(10))} lines")
+                return Finding(
+                    check=name, result="ok", seen=f"port {service.port} {where}, {text.count(chr(10))} lines"
+                )
             detail = f"port {service.port} {where}: without {service.says.strip()}"
         if time.monotonic() > watch.deadline or machine.console.fatal():
-            return Check(name=name, ok=False, detail=detail)
+            return Finding(check=name, result="broken", seen=detail)
         time.sleep(1)
 
 
@@ -259,14 +262,14 @@ def _ask(machine: Seen, service: Service, watch: Watch) -> tuple[str, str]:
     return answer.text if answer.ok else f"HTTP {answer.status_code}", "from the login node"
 
 
-def _open(machine: Seen, listening: str, watch: Watch) -> Check:
+def _open(machine: Seen, listening: str, watch: Watch) -> Finding:
     """Say which of the ports that the node listens on let the login node in; ssh must."""
     ports = sorted({int(place.rpartition(":")[2]) for place in listening.split() if not _HERE.match(place)})
     answered = [port for port in ports if _connects(machine, port, watch)]
     closed = [port for port in ports if port not in answered]
     detail = ", ".join(map(str, answered)) or "none"
     detail += f"; not {', '.join(map(str, closed))}" if closed else ""
-    return Check(name="open ports", ok=machine.shell.port in answered, detail=detail)
+    return judge(check="open ports", ok=machine.shell.port in answered, seen=detail)
 
 
 def _connects(machine: Seen, port: int, watch: Watch) -> bool:

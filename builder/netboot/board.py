@@ -23,9 +23,9 @@ from builder.image.initramfs import read_initramfs
 from builder.image.kernel import read_kernel
 from builder.inventory.nodes import Node
 from builder.netboot.generation import Generation
-from builder.verify.drivers import OVERLAY, find_drivers, lacking
+from builder.verify.drivers import OVERLAY, UNTOLD, find_drivers, lacking
+from builder.verify.finding import Finding, Result
 
-_NOT_SEEN = "not seen: "
 _FACTS = 16 << 20  # bytes of modules.dep and its like that are read; the biggest have one
 
 
@@ -56,36 +56,43 @@ def ask_boards(asked: Iterable[tuple[Node, Generation, Tree, bool]]) -> dict[str
     unseen: dict[str, list[str]] = {}
     for node, generation, boot, shared in asked:
         try:
-            said = _ask(node, generation, boot, shared=shared)
+            found = _ask(node, generation, boot, shared=shared)
         except (OSError, PibuildError) as error:  # a node writes in its boot directory
-            said = f"its boot files cannot be read: {error}"
-        if said.startswith(_NOT_SEEN):
-            unseen.setdefault(f"a {node.board}: {said.removeprefix(_NOT_SEEN)}", []).append(node.name)
-        elif said:
-            stopped[node.name] = said
+            found = _found("broken", f"its boot files cannot be read: {error}")
+        if found.broken:
+            stopped[node.name] = found.seen
+        elif found.result == "unknown":
+            unseen.setdefault(f"a {node.board}: {found.seen}", []).append(node.name)
     for told, names in unseen.items():
         warn(f"whether {len(names)} of the nodes ({names[0]}…) reach their root was not seen, each {told}")
     return stopped
 
 
-def _ask(node: Node, generation: Generation, boot: Tree, *, shared: bool) -> str:
+def _found(result: Result, seen: str) -> Finding:
+    return Finding(check="board", result=result, seen=seen)
+
+
+def _ask(node: Node, generation: Generation, boot: Tree, *, shared: bool) -> Finding:
     board = BOARDS[node.board]
     if node.board not in NETBOOTED:
-        return f"a {board.title} is not known to boot over the network: boot: local, or one of {', '.join(NETBOOTED)}"
+        ways = f"boot: local, or one of {', '.join(NETBOOTED)}"
+        return _found("broken", f"a {board.title} is not known to boot over the network: {ways}")
     own = Eeprom(tftp_prefix=1, tftp_prefix_str="", rolls_over=True)  # `boot` is where its serial leads to
     report = simulate(_Glance(tree=boot), node.board, node.serial, mac=node.mac, eeprom=own)
     if report.stop is not None:
-        return f"its {board.title} would stop ({report.stop_kind}): {report.stop}"
+        return _found("broken", f"its {board.title} would stop ({report.stop.kind}): {report.stop.said}")
     loaded = (report.kernel or "", report.dtb or "", *report.initramfs)
-    lacks = _lacks(generation.directory, node.board, loaded, shared=shared)
-    if lacks and not lacks.startswith(_NOT_SEEN):
-        return f"its {board.title} would start the kernel and not reach its root: {lacks} (docs/boards.md)"
-    return lacks
+    found = _reaches(generation.directory, node.board, loaded, shared=shared)
+    if found.broken:
+        return _found(
+            "broken", f"its {board.title} would start the kernel and not reach its root: {found.seen} (docs/boards.md)"
+        )
+    return found
 
 
 @functools.cache
-def _lacks(generation: Path, board: str, names: tuple[str, ...], *, shared: bool) -> str:
-    """Return what a generation's kernel lacks to reach a root over the network; it never changes, so once is enough."""
+def _reaches(generation: Path, board: str, names: tuple[str, ...], *, shared: bool) -> Finding:
+    """Look whether a generation's kernel reaches a root over the network; it never changes, so once is enough."""
 
     def read(path: str, root: Path = generation / "root", limit: int = _FACTS) -> bytes | None:
         file = resolve_in(root, path)
@@ -97,12 +104,15 @@ def _lacks(generation: Path, board: str, names: tuple[str, ...], *, shared: bool
     kernel, dtb, *initramfs = (read(name, generation / "boot", MOST_BYTES) for name in names)
     version = read_kernel(kernel or b"").version
     if not version:
-        return f"not seen: {names[0]} is no kernel whose version it says"
+        return _found("unknown", f"{names[0]} is no kernel whose version it says")
     try:
         unpacked = [read_initramfs(data) for data in initramfs if data is not None]
     except PibuildError as error:
-        return f"not seen: {', '.join(names[2:])}: {error}"
+        return _found("unknown", f"{', '.join(names[2:])}: {error}")
     loadable = {module for each in unpacked for module in each.drivers.get(version, ())}
     found = find_drivers(read, version, loadable)
     way = BOARDS[board].ways["network"]
-    return "; ".join(lacking(found, way, OVERLAY if shared else (), dtb=dtb))
+    if not found.told:
+        return _found("unknown", UNTOLD)
+    lacks = lacking(found, way, OVERLAY if shared else (), dtb=dtb)
+    return _found("broken" if lacks else "ok", "; ".join(lacks))

@@ -11,25 +11,26 @@ from builder.host.nfs_client import LookupRefusedError, NfsServer, connected
 from builder.inventory.nodes import Node
 from builder.run import find_tool, run
 from builder.services.files import netboot
-from builder.services.looked import PATIENCE, Asked, Looked, restart
+from builder.services.looked import PATIENCE, Asked, restart
 from builder.services.nfs import Export, exports
 from builder.services.units import GANESHA_UNIT, NFS
+from builder.verify.finding import Finding
 
 _CHECK = "sudo pibuild services check"
 
 
-def nfs(asked: Asked) -> Iterator[Looked]:
+def nfs(asked: Asked) -> Iterator[Finding]:
     """Ask the NFS server, and for every node's root."""
     unit = NFS if asked.serving.inventory.cluster.nfs.server == "kernel" else GANESHA_UNIT
     rpcinfo = find_tool("rpcinfo", package="rpcbind")
     if (said := _silent(rpcinfo, "-T", "tcp", asked.address, "portmapper")) is not None:
         told = f"the portmapper does not answer ({said}): no node finds the NFS server"
-        yield Looked(check="nfs", result="broken", told=told, hint=restart(asked, unit, "rpcbind.service"))
+        yield Finding(check="nfs", result="broken", seen=told, hint=restart(asked, unit, "rpcbind.service"))
         return
     for program in ("nfs", "mountd"):
         if (said := _silent(rpcinfo, "-T", "tcp", asked.address, program, "3")) is not None:
             told = f"{program} version 3 does not answer: {said}"
-            yield Looked(check="nfs", result="broken", told=told, hint=restart(asked, unit))
+            yield Finding(check="nfs", result="broken", seen=told, hint=restart(asked, unit))
             return
     if unit == NFS:  # ganesha tells a client of its own exports alone
         showmount = find_tool("showmount", package="nfs-common")
@@ -38,16 +39,16 @@ def nfs(asked: Asked) -> Iterator[Looked]:
         if lacking:
             told = f"not exported to {lacking[0].client}: {lacking[0].path}"
             told += f", and {len(lacking) - 1} more" * (len(lacking) > 1)
-            yield Looked(check="nfs", result="broken", told=told, hint=f"{asked.apply}; {restart(asked, unit)}")
+            yield Finding(check="nfs", result="broken", seen=told, hint=f"{asked.apply}; {restart(asked, unit)}")
             return
     if not asked.here or os.geteuid() != 0:
         told = "portmapper, mountd and nfs answer; whether roots can be mounted is seen on the server alone, as root"
-        yield Looked(check="nfs", result="unknown", told=told, hint=f"on {asked.serving.node.name}: {_CHECK}")
+        yield Finding(check="nfs", result="unknown", seen=told, hint=f"on {asked.serving.node.name}: {_CHECK}")
         return
     yield from _roots(asked, f"{asked.apply}; {restart(asked, unit)}")
 
 
-def _roots(asked: Asked, hint: str) -> Iterator[Looked]:
+def _roots(asked: Asked, hint: str) -> Iterator[Finding]:
     """Look up the root that each node boots over NFS, down to what the kernel starts."""
     served, looked = netboot(asked.serving.inventory), 0
     wrong: list[str] = []
@@ -61,13 +62,13 @@ def _roots(asked: Asked, hint: str) -> Iterator[Looked]:
         wrong.append(str(error))
     if wrong:
         told = f"{wrong[0]}" + (f", and {len(wrong) - 1} more" if len(wrong) > 1 else "")
-        yield Looked(check="nfs", result="broken", told=told, hint=hint)
+        yield Finding(check="nfs", result="broken", seen=told, hint=hint)
     elif not looked:
-        yield Looked(
-            check="nfs", result="unknown", told="answers; no node has a root to look up", hint="sudo pibuild explode"
+        yield Finding(
+            check="nfs", result="unknown", seen="answers; no node has a root to look up", hint="sudo pibuild explode"
         )
     else:
-        yield Looked(check="nfs", result="ok", told=f"the roots of {looked} nodes can be mounted")
+        yield Finding(check="nfs", result="ok", seen=f"the roots of {looked} nodes can be mounted")
 
 
 def _unmountable(server: NfsServer, node: Node, export: str, name: str) -> list[str]:

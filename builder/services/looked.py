@@ -1,27 +1,15 @@
-"""What a check of the servers looks at and what it finds."""
+"""What a check of the servers looks at."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from builder.services.files import Serving
 from builder.services.units import Unit
 
-Result = Literal["ok", "broken", "unknown", "warning"]
 PATIENCE = 3.0  # seconds for an answer
 NAMED = 5  # nodes in a line
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """What a check found; `hint` is what to type when it is broken."""
-
-    check: str
-    result: Result
-    told: str
-    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

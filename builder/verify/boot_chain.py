@@ -15,7 +15,7 @@ from types import MappingProxyType
 from builder.errors import PibuildError
 from builder.firmware.boards import BOARDS
 from builder.firmware.boot_files import MOST_BYTES, Answer, too_big
-from builder.firmware.boot_state import BootReport, Eeprom
+from builder.firmware.boot_state import BootReport, Eeprom, Stop, StopKind
 from builder.firmware.config_eval import CONFIG_LIMIT, LINE_LIMIT
 from builder.firmware.simulate import PI5_ORDER, simulate
 from builder.image.filesystem import FileSystem
@@ -24,7 +24,7 @@ from builder.image.kernel import KernelImage, read_kernel
 from builder.image.open import Image
 from builder.verify.boot_chain_root import check_root
 from builder.verify.drivers import WAY_NAMES, Drivers, board_ways, find_drivers
-from builder.verify.finding import Finding
+from builder.verify.finding import Finding, judge
 
 DEFAULT_BOARDS = ("pi4", "pi5")
 _SERIAL = "00000000"
@@ -32,14 +32,18 @@ _STUB = b"(missing)"
 _DTB_MAGIC = b"\xd0\x0d\xfe\xed"
 _FREE_PERCENT = 10
 _FACTS = 16 << 20  # bytes of modules.dep and its like that are read; the biggest have one
-_HINTS: Mapping[str | None, str] = MappingProxyType(
+_HINTS: Mapping[StopKind, str] = MappingProxyType(
     {
-        "firmware": "raspi-firmware brings start4.elf and fixup4.dat; they belong at the top of the boot partition",
-        "system": "the kernel package's device trees (*.dtb) belong on the boot partition",
-        "kernel": "is kernel= in config.txt right, and did the kernel package's hook copy it to the boot partition?",
-        "initramfs": "run update-initramfs -u in the image, or mend the initramfs line of config.txt",
-        "dtb": "the kernel package's device trees (*.dtb) belong on the boot partition",
-        "cmdline": "write cmdline.txt: one line with root=, rootwait and a console",
+        StopKind.FIRMWARE: (
+            "raspi-firmware brings start4.elf and fixup4.dat; they belong at the top of the boot partition"
+        ),
+        StopKind.SYSTEM: "the kernel package's device trees (*.dtb) belong on the boot partition",
+        StopKind.KERNEL: (
+            "is kernel= in config.txt right, and did the kernel package's hook copy it to the boot partition?"
+        ),
+        StopKind.INITRAMFS: "run update-initramfs -u in the image, or mend the initramfs line of config.txt",
+        StopKind.DTB: "the kernel package's device trees (*.dtb) belong on the boot partition",
+        StopKind.CMDLINE: "write cmdline.txt: one line with root=, rootwait and a console",
     }
 )
 
@@ -118,13 +122,13 @@ def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding,
     """
     if image.boot is None:
         hint = "the first partition must be FAT (type 0x0c) and hold config.txt"
-        return (Finding(check="boot partition", ok=False, detail="the image has no FAT partition", hint=hint),)
+        return (Finding(check="boot partition", result="broken", seen="the image has no FAT partition", hint=hint),)
     findings = [_check_free(image), *_check_config_lines(image.boot)]
     read: dict[str, bytes] = {}
     reports = {}
     for board in boards or boards_of(image):
-        reports[board], missing = load_all(image.boot, board, read)
-        findings.append(_check_loads(board, reports[board], missing))
+        reports[board], stops = load_all(image.boot, board, read)
+        findings.append(_check_loads(board, reports[board], stops))
         findings.extend(_check_dtb(board, reports[board]))
         findings.extend(_notes(board, reports[board]))
     kernels: dict[str, KernelImage] = {}
@@ -139,42 +143,37 @@ def check_boot_chain(image: Image, boards: Sequence[str] = ()) -> tuple[Finding,
     return tuple(dict.fromkeys(findings))
 
 
-def load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, dict[str, str]]:
-    """Simulate a board; return what it does, and in words what stops it, all of it at once, each with its hint.
+def load_all(boot: FileSystem, board: str, read: dict[str, bytes]) -> tuple[BootReport, tuple[Stop, ...]]:
+    """Simulate a board; return what it does, and what stops it, all of it at once.
 
     For a missing file that stops it, it is simulated again with a stub in its place. `read` keeps what was read for the
     next board. Raises InputError for an unknown board.
     """
-    missing: dict[str, str] = {}
+    stops: list[Stop] = []
     stubs: set[str] = set()
     while True:
         report = _simulate(FatTree(system=boot, stubs=frozenset(stubs), read_already=read), board)
         lacking = {asked.name for asked in report.requests if asked.outcome == "missing"}
-        if report.stop is None or report.stop_file not in lacking - stubs:
-            if report.stop is not None:
-                missing[report.stop] = _HINTS.get(report.stop_kind, "")
+        stop = report.stop
+        if stop is None or stop.file not in lacking - stubs:
             for name in stubs:
                 read.pop(name, None)
-            return report, missing
-        stubs.add(report.stop_file)
-        said = f"{report.stop.partition(':')[0]}: {report.stop_file} is not on the boot partition"
-        missing[said] = _HINTS.get(report.stop_kind, "")
+            return report, tuple(dict.fromkeys([*stops, *([stop] if stop else [])]))
+        stubs.add(stop.file)
+        stops.append(Stop.of(stop.kind, f"{stop.file} is not on the boot partition", file=stop.file))
 
 
 def _notes(board: str, report: BootReport) -> list[Finding]:
     """Return what the firmware makes otherwise of config.txt and its files than it may look."""
-    return [
-        Finding(check=f"{board}: firmware", ok=True, detail=told, note=True)
-        for told in report.notes
-        if told != PI5_ORDER
-    ]
+    return [Finding(check=f"{board}: firmware", seen=told, result="note") for told in report.notes if told != PI5_ORDER]
 
 
-def _check_loads(board: str, report: BootReport, missing: Mapping[str, str]) -> Finding:
+def _check_loads(board: str, report: BootReport, stops: Sequence[Stop]) -> Finding:
     check = f"{board}: boot files"
-    if missing:
-        hints = dict.fromkeys(hint for hint in missing.values() if hint)
-        return Finding(check=check, ok=False, detail="; ".join(missing), hint="; ".join(hints))
+    if stops:
+        hints = dict.fromkeys(_HINTS[stop.kind] for stop in stops if stop.kind in _HINTS)
+        seen = "; ".join(stop.said for stop in stops)
+        return Finding(check=check, result="broken", seen=seen, hint="; ".join(hints))
     firmware = [
         asked.name for asked in report.requests if asked.outcome == "sent" and asked.name.endswith((".elf", ".dat"))
     ]
@@ -183,8 +182,8 @@ def _check_loads(board: str, report: BootReport, missing: Mapping[str, str]) -> 
     if lacks_fixup:
         name = "fixup4.dat" if BOARDS[board].family == "pi4" else "fixup.dat"
         detail = f"{name} is not on the boot partition: the board sees little of its memory"
-        return Finding(check=check, ok=False, detail=detail, hint=_HINTS["firmware"])
-    return Finding(check=check, ok=True, detail=", ".join(file for file in files if file))
+        return Finding(check=check, result="broken", seen=detail, hint=_HINTS[StopKind.FIRMWARE])
+    return Finding(check=check, result="ok", seen=", ".join(file for file in files if file))
 
 
 def _check_dtb(board: str, report: BootReport) -> list[Finding]:
@@ -192,17 +191,17 @@ def _check_dtb(board: str, report: BootReport) -> list[Finding]:
     if data != _STUB and not data.startswith(_DTB_MAGIC):
         hint = "copied while the disk was full? install the kernel package again"
         detail = f"{report.dtb} is no device tree ({len(data)} bytes)"
-        return [Finding(check=f"{board}: device tree", ok=False, detail=detail, hint=hint)]
+        return [Finding(check=f"{board}: device tree", result="broken", seen=detail, hint=hint)]
     return []
 
 
 def _check_free(image: Image) -> Finding:
     assert image.boot is not None  # noqa: S101 - asked by the only caller
     percent = 100 * image.boot.free // max(1, image.boot.size)
-    return Finding(
+    return judge(
         check="boot partition",
         ok=percent >= _FREE_PERCENT,
-        detail=f"{image.boot.label or 'no label'}, {percent} % free",
+        seen=f"{image.boot.label or 'no label'}, {percent} % free",
         hint=f"less than {_FREE_PERCENT} % is no room for the next kernel: raise disk.boot.size in the recipe",
     )
 
@@ -210,7 +209,7 @@ def _check_free(image: Image) -> Finding:
 def _check_config_lines(boot: FileSystem) -> list[Finding]:
     if boot.find("/config.txt") is None:
         hint = "a Pi 5 does not boot without; write at least kernel= and initramfs lines"
-        return [Finding(check="config.txt", ok=False, detail="there is none on the boot partition", hint=hint)]
+        return [Finding(check="config.txt", result="broken", seen="there is none on the boot partition", hint=hint)]
     long, todo, seen = [], ["config.txt"], set()
     while todo:
         name = todo.pop()
@@ -224,7 +223,7 @@ def _check_config_lines(boot: FileSystem) -> list[Finding]:
                 todo.append(line.split(maxsplit=1)[1].strip())
     detail = f"longer than {LINE_LIMIT} characters: {', '.join(long)}" if long else f"{len(seen)} file(s) read"
     hint = f"the firmware cuts lines after {LINE_LIMIT} characters without a word: split them"
-    return [Finding(check="config.txt", ok=not long, detail=detail, hint=hint)]
+    return [judge(check="config.txt", ok=not long, seen=detail, hint=hint)]
 
 
 def _check_kernel(image: Image, report: BootReport, kernels: dict[str, KernelImage]) -> list[Finding]:
@@ -241,8 +240,10 @@ def _check_kernel(image: Image, report: BootReport, kernels: dict[str, KernelIma
         }
         detail = f"{name} {said.get(kernel.format, 'is no arm64 kernel (no magic ARMd at 0x38)')}"
         hint = "put an arm64 Image there, plain or gzip-compressed; is the kernel package of architecture arm64?"
-        return [Finding(check="kernel", ok=False, detail=detail, hint=hint)]
-    found = Finding(check="kernel", ok=True, detail=f"{name}: {kernel.format} {kernel.version or 'of unknown version'}")
+        return [Finding(check="kernel", result="broken", seen=detail, hint=hint)]
+    found = Finding(
+        check="kernel", result="ok", seen=f"{name}: {kernel.format} {kernel.version or 'of unknown version'}"
+    )
     return [found, _check_modules(image, name, kernel.version)]
 
 
@@ -257,7 +258,7 @@ def _check_modules(image: Image, name: str, version: str) -> Finding:
         f"/lib/modules/{version}" if ok else f"{name} is {version or 'unknown'}, /lib/modules has {versions or 'none'}"
     )
     hint = "kernel and modules come from one package: install it again; did its hook copy this kernel to the FAT?"
-    return Finding(check="modules", ok=ok, detail=detail, hint=hint)
+    return judge(check="modules", ok=ok, seen=detail, hint=hint)
 
 
 def _check_initramfs(
@@ -278,20 +279,20 @@ def _initramfs(name: str, version: str, data: bytes, unpacked: dict[str, Initram
     try:
         found = unpacked.get(name) or read_initramfs(data)
     except BrokenInitramfsError as error:
-        return Finding(check="initramfs", ok=False, detail=f"{name}: {error.message}", hint=hint)
+        return Finding(check="initramfs", result="broken", seen=f"{name}: {error.message}", hint=hint)
     except PibuildError as error:
         return Finding(
-            check="initramfs", ok=False, detail=f"{name}: not seen: {error.message}", hint=error.hint or hint
+            check="initramfs", result="broken", seen=f"{name}: not seen: {error.message}", hint=error.hint or hint
         )
     unpacked[name] = found
     made_of = f"{'+'.join(found.compressions)}, {found.files} files"
     if not found.init:
-        return Finding(check="initramfs", ok=False, detail=f"{name} ({made_of}) has no /init", hint=hint)
+        return Finding(check="initramfs", result="broken", seen=f"{name} ({made_of}) has no /init", hint=hint)
     if version and found.modules and version not in found.modules:
         detail = f"{name} is for {', '.join(found.modules)}, the kernel is {version}"
-        return Finding(check="initramfs", ok=False, detail=detail, hint=hint)
+        return Finding(check="initramfs", result="broken", seen=detail, hint=hint)
     return Finding(
-        check="initramfs", ok=True, detail=f"{name}: {made_of}, modules {', '.join(found.modules) or 'none'}"
+        check="initramfs", result="ok", seen=f"{name}: {made_of}, modules {', '.join(found.modules) or 'none'}"
     )
 
 
@@ -327,7 +328,7 @@ def _check_way(board: str, wanted: str, ways: Mapping[str, tuple[str, ...]]) -> 
     title = BOARDS[board].title
     if wanted not in ways:
         detail = f"a {title} is not known to reach its root over the {WAY_NAMES[wanted]}"
-        return Finding(check=f"{board}: root", ok=False, detail=detail, hint="root= of a disk in cmdline.txt")
+        return Finding(check=f"{board}: root", result="broken", seen=detail, hint="root= of a disk in cmdline.txt")
     good = [WAY_NAMES[name] for name, lacks in ways.items() if not lacks]
     bad = [f"{WAY_NAMES[name]}: {'; '.join(lacks)}" for name, lacks in ways.items() if lacks]
     if ways[wanted]:
@@ -336,8 +337,8 @@ def _check_way(board: str, wanted: str, ways: Mapping[str, tuple[str, ...]]) -> 
             f"a {title} needs another kernel or these in /etc/initramfs-tools/modules: docs/boards.md; "
             "without this board: --board, or boards: in the recipe"
         )
-        return Finding(check=f"{board}: root", ok=False, detail=detail, hint=hint)
-    return Finding(check=f"{board}: root", ok=True, detail=". Not by ".join([", ".join(good), *bad]))
+        return Finding(check=f"{board}: root", result="broken", seen=detail, hint=hint)
+    return Finding(check=f"{board}: root", result="ok", seen=". Not by ".join([", ".join(good), *bad]))
 
 
 def _cmdlines(boot: FileSystem, reports: dict[str, BootReport]) -> dict[str, bytes]:

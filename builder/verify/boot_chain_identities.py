@@ -5,7 +5,7 @@ from __future__ import annotations
 from builder.image.filesystem import FileSystem
 from builder.image.identities import in_image
 from builder.image.identity_signs import signs_in
-from builder.verify.finding import Finding
+from builder.verify.finding import Finding, judge
 
 CHECK = "shared identity"
 _HINT = "build the image with pibuild, which takes it out, and leave it to a machine's first boot; or remove it by hand"
@@ -28,8 +28,8 @@ def check_identities(root: FileSystem) -> list[Finding]:
         if row.cluster
     ]
     return [
-        Finding(check=CHECK, ok=not wrong, detail=named or "none", hint=hint),
-        *(Finding(check=CHECK, ok=True, detail=told, note=True) for told in [*notes, *unknown_identities(root)]),
+        judge(check=CHECK, ok=not wrong, seen=named or "none", hint=hint),
+        *(Finding(check=CHECK, seen=told, result="note") for told in [*notes, *unknown_identities(root)]),
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from builder.image.filesystem import FileSystem
 from builder.image.open import Image, Partition
 from builder.verify.boot_chain_identities import check_identities
-from builder.verify.finding import Finding
+from builder.verify.finding import Finding, judge
 
 _NUMBERED = re.compile(r"/dev/(?:mmcblk\d+p|nvme\d+n\d+p|[sv]d[a-z])(\d{1,4})")
 _TAGS = ("PARTUUID", "UUID", "LABEL")
@@ -67,7 +67,7 @@ def _check_one_line(name: str, raw: bytes) -> Finding:
     if not raw.isascii():
         wrong.append("holds characters that are not ASCII")
     detail = f"{name} {', '.join(wrong)}" if wrong else f"{name}: one line, {len(content)} characters"
-    return Finding(check="cmdline", ok=not wrong, detail=detail, hint=f"make {name} one line of plain ASCII")
+    return judge(check="cmdline", ok=not wrong, seen=detail, hint=f"make {name} one line of plain ASCII")
 
 
 def _check_root_word(image: Image, name: str, words: list[str]) -> Finding:
@@ -75,23 +75,25 @@ def _check_root_word(image: Image, name: str, words: list[str]) -> Finding:
     wanted = image.root_partition
     hint = f"write root= as one of {_names_of(wanted)} in {name}"
     if spec is None:
-        return Finding(check="root=", ok=False, detail=f"{name} has no root=", hint=hint)
+        return Finding(check="root=", result="broken", seen=f"{name} has no root=", hint=hint)
     if spec == "/dev/nfs":
         ok = any(word.startswith("nfsroot=") for word in words)
         detail = "root over NFS" if ok else "root=/dev/nfs without nfsroot="
-        return Finding(check="root=", ok=ok, detail=detail, hint="add nfsroot=SERVER:/path,vers=3,tcp and ip=dhcp")
+        return judge(check="root=", ok=ok, seen=detail, hint="add nfsroot=SERVER:/path,vers=3,tcp and ip=dhcp")
     found = find_partition(image, spec)
     if found is None:
         detail = f"root={spec} means no partition of this image"
-        return Finding(check="root=", ok=False, detail=detail, hint=hint)
+        return Finding(check="root=", result="broken", seen=detail, hint=hint)
     if found.number != wanted.number:
         detail = f"root={spec} is partition {found.number}, the system is on partition {wanted.number}"
-        return Finding(check="root=", ok=False, detail=detail, hint=hint)
+        return Finding(check="root=", result="broken", seen=detail, hint=hint)
     kind = next((word[11:] for word in words if word.startswith("rootfstype=")), wanted.filesystem)
     if wanted.filesystem not in kind.split(","):
         detail = f"rootfstype={kind}, but partition {wanted.number} is {wanted.filesystem}"
-        return Finding(check="root=", ok=False, detail=detail, hint=f"write rootfstype={wanted.filesystem} in {name}")
-    return Finding(check="root=", ok=True, detail=f"{spec} is partition {found.number} ({found.label or 'no label'})")
+        return Finding(
+            check="root=", result="broken", seen=detail, hint=f"write rootfstype={wanted.filesystem} in {name}"
+        )
+    return Finding(check="root=", result="ok", seen=f"{spec} is partition {found.number} ({found.label or 'no label'})")
 
 
 def _check_wait(name: str, words: list[str], *, initramfs: bool) -> Finding:
@@ -103,21 +105,21 @@ def _check_wait(name: str, words: list[str], *, initramfs: bool) -> Finding:
         detail = "not set; the initramfs waits for the root" if initramfs else "not set; the root is on the network"
     else:
         detail = f"{name} has no rootwait: the kernel looks for the root before the card is there"
-    return Finding(check="rootwait", ok=there or initramfs or network, detail=detail, hint=f"add rootwait to {name}")
+    return judge(check="rootwait", ok=there or initramfs or network, seen=detail, hint=f"add rootwait to {name}")
 
 
 def _check_init(root: FileSystem, path: str) -> Finding:
     hint = "install systemd-sysv in the image (it brings /sbin/init), for architecture arm64"
     entry = root.find(path)
     if entry is None or entry.kind != "file":
-        return Finding(check="init", ok=False, detail=f"{path} is not in the root file system", hint=hint)
+        return Finding(check="init", result="broken", seen=f"{path} is not in the root file system", hint=hint)
     if not entry.mode & 0o111:
         detail = f"{entry.path} has mode {entry.mode:04o}: it cannot be executed"
-        return Finding(check="init", ok=False, detail=detail, hint=f"chmod 0755 {entry.path}")
+        return Finding(check="init", result="broken", seen=detail, hint=f"chmod 0755 {entry.path}")
     head = root.head(entry.path, 20)
     if head.startswith(b"\x7fELF") and int.from_bytes(head[18:20], "little") != _ELF_ARM64:
-        return Finding(check="init", ok=False, detail=f"{entry.path} is not for arm64", hint=hint)
-    return Finding(check="init", ok=True, detail=path if entry.path == path else f"{path} is {entry.path}")
+        return Finding(check="init", result="broken", seen=f"{entry.path} is not for arm64", hint=hint)
+    return Finding(check="init", result="ok", seen=path if entry.path == path else f"{path} is {entry.path}")
 
 
 def _check_fstab(image: Image) -> Finding:
@@ -136,7 +138,7 @@ def _check_fstab(image: Image) -> Finding:
         wrong.extend(_wrong_mount(image, spec, at, kind))
     detail = "; ".join(wrong) or f"{len(entries)} entries, their partitions are there"
     hint = f"mend /etc/fstab; the root is {_names_of(image.root_partition)}"
-    return Finding(check="fstab", ok=not wrong, detail=detail, hint=hint)
+    return judge(check="fstab", ok=not wrong, seen=detail, hint=hint)
 
 
 def _wrong_mount(image: Image, spec: str, at: str, kind: str) -> list[str]:
@@ -160,7 +162,7 @@ def _check_modes(root: FileSystem) -> Finding:
             closed.append(f"{path} has mode {entry.mode:04o}")
     detail = "; ".join(closed) or "everybody may enter / and what is in it"
     hint = f"chmod 0755 {' '.join(each.split()[0] for each in closed)} in the image; no service but root's starts"
-    return Finding(check="modes", ok=not closed, detail=detail, hint=hint)
+    return judge(check="modes", ok=not closed, seen=detail, hint=hint)
 
 
 def _check_untouched(root: FileSystem) -> list[Finding]:
@@ -169,22 +171,22 @@ def _check_untouched(root: FileSystem) -> list[Finding]:
     keys = [entry.path for entry in (root.list("/etc/ssh") if root.find("/etc/ssh") else ()) if _host_key(entry.name)]
     passwords = [name for name, state in passwords_of(root).items() if state != "locked"]
     return [
-        Finding(
+        judge(
             check="machine-id",
             ok=machine_id in ("", "uninitialized"),
-            detail="none yet" if machine_id in ("", "uninitialized") else f"every machine would be {machine_id}",
+            seen="none yet" if machine_id in ("", "uninitialized") else f"every machine would be {machine_id}",
             hint="empty /etc/machine-id in the image: the first boot makes one",
         ),
-        Finding(
+        judge(
             check="ssh host keys",
             ok=not keys,
-            detail=", ".join(keys) or "none yet",
+            seen=", ".join(keys) or "none yet",
             hint="remove them from the image: the first boot makes its own",
         ),
-        Finding(
+        judge(
             check="passwords",
             ok=not passwords,
-            detail=f"set or empty for {', '.join(passwords)}" if passwords else "none: keys only",
+            seen=f"set or empty for {', '.join(passwords)}" if passwords else "none: keys only",
             hint="passwd --lock NAME in the image; log in with an SSH key",
         ),
     ]

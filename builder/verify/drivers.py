@@ -16,6 +16,7 @@ WAY_NAMES: Mapping[str, str] = MappingProxyType(
     {"sd": "SD card", "usb": "USB disk", "nvme": "NVMe disk", "network": "network"}
 )
 DISK = (Driver(option="EXT4_FS", modules=("ext4",)),)
+UNTOLD = "the image has neither modules.builtin nor the configuration of this kernel"
 OVERLAY = (Driver(option="OVERLAY_FS", modules=("overlay",)),)
 
 Read = Callable[[str], "bytes | None"]
@@ -58,7 +59,7 @@ def find_drivers(read: Read, version: str, loadable: Iterable[str]) -> Drivers:
 def lacking(drivers: Drivers, way: Way, more: Iterable[Driver] = (), *, dtb: bytes | None = None) -> tuple[str, ...]:
     """Return in words what a way to the root lacks; `more` are drivers of the file system, `dtb` the device tree."""
     if not drivers.told:
-        return ("not seen: the image has neither modules.builtin nor the configuration of this kernel",)
+        return (f"not seen: {UNTOLD}",)
     found: dict[str, list[str]] = {}
     for driver in (*way.drivers, *more):
         if fault := _fault(drivers, driver):

@@ -166,7 +166,7 @@ def _architecture(root: FileSystem) -> str:
 
 
 def _board_files(boot: FileSystem, board: str, read: dict[str, bytes]) -> BoardFiles:
-    report, missing = load_all(boot, board, read)
+    report, stops = load_all(boot, board, read)
     loaded = [asked.name for asked in report.requests if asked.outcome == "sent"]
     return BoardFiles(
         board=board,
@@ -176,7 +176,7 @@ def _board_files(boot: FileSystem, board: str, read: dict[str, bytes]) -> BoardF
         dtb=report.dtb or "",
         overlays=report.overlays,
         cmdline=report.cmdline or "",
-        stop="; ".join(missing),
+        stop="; ".join(stop.said for stop in stops),
         notes=tuple(note for note in report.notes if note != PI5_ORDER),
     )
 

@@ -33,7 +33,8 @@ from builder.image.open import Image, open_image
 from builder.run import find_tool, run, spawn
 from builder.verify import verdict as observe
 from builder.verify.boot_chain import boot_files
-from builder.verify.verdict import Check, Seen, Verdict
+from builder.verify.finding import Finding
+from builder.verify.verdict import Seen, Verdict
 
 GIB = 1 << 30
 MachineName = Literal["virt", "raspi3b", "raspi4b"]
@@ -154,7 +155,8 @@ def take_boot_files(boot: FileSystem, into: Path, *, dtb: str | None = None) -> 
     """Copy what a Pi 4's firmware would load out of the boot partition. Raises VerdictError where it would stop."""
     report = boot_files(boot, "pi4")
     if report.stop is not None or report.kernel is None or report.cmdline is None:
-        raise VerdictError(f"a Pi 4 would not start: {report.stop}", hint="pibuild inspect shows the boot files")
+        why = report.stop.said if report.stop else "no kernel"
+        raise VerdictError(f"a Pi 4 would not start: {why}", hint="pibuild inspect shows the boot files")
     if dtb is not None and boot.find(dtb) is None:
         raise VerdictError(f"{dtb} is not on the boot partition", hint="the kernel package's hook should copy it there")
 
@@ -312,7 +314,7 @@ def _machine(argv: Sequence[str], drives: Drives, *, console: int, log: Path) ->
         yield observe.SerialConsole(path=drives.serials[console], process=process, log=log)
 
 
-def _boot_virt(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+def _boot_virt(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Finding, ...], Path]:
     files = take_boot_files(_boot_partition(image), scratch)
     key = _make_key(scratch)
     access = authorize(options.user, key.with_suffix(".pub").read_text())
@@ -350,7 +352,7 @@ def _boot_partition(image: Image) -> FileSystem:
     return image.boot
 
 
-def _boot_board(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Check, ...], Path]:
+def _boot_board(image: Image, options: BootOptions, scratch: Path, logs: Path) -> tuple[tuple[Finding, ...], Path]:
     board = BOARD_MODELS[options.machine]
     files = take_boot_files(_boot_partition(image), scratch, dtb=board.dtb)
     cmdline = kernel_cmdline(files.cmdline, console=f"{board.console},115200", extra=board.extra)

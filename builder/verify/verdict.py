@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import dataclasses
 import hashlib
 import re
 import time
@@ -24,6 +25,7 @@ import requests
 from builder.console import note
 from builder.errors import HostError, VerdictError
 from builder.run import Argv, Completed, find_tool, run
+from builder.verify.finding import Finding, holds, judge, reasons
 
 _EVERY = 2.0  # seconds between two looks
 _FATAL: tuple[tuple[str, str], ...] = (
@@ -46,30 +48,17 @@ _ENOUGH = 0.5  # of the added space: the rest is alignment and the file system's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One thing looked at. `detail` is what was seen, or the reason why it is not as it should be."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """All that was seen of a boot, where its console log is, and how long it took."""
 
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
     console: Path
     seconds: float
 
     @property
     def ok(self) -> bool:
         """Whether there was something to see and all of it was well."""
-        return bool(self.checks) and all(check.ok for check in self.checks)
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Return the table for people: what, ok or FAILED, what was seen."""
-        return [(check.name, "ok" if check.ok else "FAILED", check.detail) for check in self.checks]
+        return bool(self.checks) and holds(self.checks)
 
     def as_json(self) -> dict[str, object]:
         """Return the verdict for programs."""
@@ -77,16 +66,16 @@ class Verdict:
             "ok": self.ok,
             "seconds": round(self.seconds, 1),
             "console": str(self.console),
-            "checks": [{"name": check.name, "ok": check.ok, "detail": check.detail} for check in self.checks],
+            "checks": [dataclasses.asdict(check) for check in self.checks],
         }
 
     def require(self) -> None:
         """Raise VerdictError with the reasons and the place of the console log unless all is well."""
         if self.ok:
             return
-        reasons = [f"{check.name}: {check.detail}" for check in self.checks if not check.ok] or ["nothing was seen"]
+        said = reasons(self.checks) or ["nothing was seen"]
         raise VerdictError(
-            "the image does not boot as it should\n" + "\n".join(reasons), hint=f"read the console log: {self.console}"
+            "the image does not boot as it should\n" + "\n".join(said), hint=f"read the console log: {self.console}"
         )
 
 
@@ -225,29 +214,29 @@ def failed_units(stdout: str) -> list[str]:
     return [line.split()[0] for line in stdout.splitlines() if line.strip()]
 
 
-def distinct(name: str, first: str, second: str) -> Check:
+def distinct(name: str, first: str, second: str) -> Finding:
     """Return the check that two nodes do not share what should be each one's own."""
     if not first or not second:
-        return Check(name=name, ok=False, detail="could not be read")
+        return Finding(check=name, result="broken", seen="could not be read")
     shared = first == second
-    return Check(name=name, ok=not shared, detail=f"both copies have {first}" if shared else f"{first}, {second}")
+    return judge(check=name, ok=not shared, seen=f"both copies have {first}" if shared else f"{first}, {second}")
 
 
-def own_keys(one: Mapping[str, str], other: Mapping[str, str]) -> Check:
+def own_keys(one: Mapping[str, str], other: Mapping[str, str]) -> Finding:
     """Return the check that two nodes share no host key (kind to fingerprint); what only one has says nothing."""
     name = "host keys unique"
     kinds = sorted(set(one) & set(other))
     if not kinds:
-        return Check(name=name, ok=False, detail="ssh-keyscan got no answer")
+        return Finding(check=name, result="broken", seen="ssh-keyscan got no answer")
     shared = [f"{kind} {one[kind]}" for kind in kinds if one[kind] == other[kind]]
-    return Check(name=name, ok=not shared, detail=f"both copies have {shared[0]}" if shared else ", ".join(kinds))
+    return judge(check=name, ok=not shared, seen=f"both copies have {shared[0]}" if shared else ", ".join(kinds))
 
 
-def grown(expected: Expected, now: int) -> Check:
+def grown(expected: Expected, now: int) -> Finding:
     """Return the check that the root file system (`now` bytes) took the space added behind the partition."""
     least = expected.root + int(_ENOUGH * expected.grow)
     detail = f"{expected.root >> 20} MiB in the image, {now >> 20} MiB on the machine"
-    return Check(name="root grown", ok=now >= least, detail=detail)
+    return judge(check="root grown", ok=now >= least, seen=detail)
 
 
 # Looking ------------------------------------------------------------------------------------------
@@ -256,8 +245,8 @@ def grown(expected: Expected, now: int) -> Check:
 class NotSeenError(Exception):
     """The machine does not come further: the check that says so."""
 
-    def __init__(self, check: Check) -> None:
-        super().__init__(check.detail)
+    def __init__(self, check: Finding) -> None:
+        super().__init__(check.seen)
         self.check = check
 
 
@@ -267,11 +256,11 @@ class Watch:
 
     deadline: float
     begun: float
-    checks: list[Check]
+    checks: list[Finding]
 
-    def say(self, check: Check) -> None:
+    def say(self, check: Finding) -> None:
         """Keep a check and tell of it."""
-        note(f"{time.monotonic() - self.begun:6.0f} s  {check.name}: {'' if check.ok else 'FAILED: '}{check.detail}")
+        note(f"{time.monotonic() - self.begun:6.0f} s  {check.check}: {'broken: ' if check.broken else ''}{check.seen}")
         self.checks.append(check)
 
     def left(self, at_most: float) -> float:
@@ -301,27 +290,27 @@ class Watch:
             last = [line for line in console.text().splitlines() if line.strip()][-1:] or ["nothing was printed"]
             reason = f"not within {self.deadline - self.begun:.0f} s; last on the console: {last[0].strip()}"
         if reason:
-            raise NotSeenError(Check(name=name, ok=False, detail=reason))
+            raise NotSeenError(Finding(check=name, result="broken", seen=reason))
 
 
-def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> tuple[Check, ...]:
+def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> tuple[Finding, ...]:
     """Look at two machines booted from fresh copies of one image until `deadline` (monotonic seconds)."""
     find_tool("ssh", package="openssh-client")
     find_tool("ssh-keyscan", package="openssh-client")
     watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
     try:
         kernel = watch.until_printed(first.console, r"Linux version (\S+)", "kernel up")
-        watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
+        watch.say(Finding(check="kernel up", result="ok", seen=kernel.group(1)))
         seconds = watch.until_reached(first, "ssh by key")
-        watch.say(Check(name="ssh by key", ok=True, detail=f"{first.shell.user}, after {seconds:.0f} s"))
+        watch.say(Finding(check="ssh by key", result="ok", seen=f"{first.shell.user}, after {seconds:.0f} s"))
         watch.say(settled(first, watch))
         one = facts_of(first, watch)
         name = one.get("hostname", "")
         watch.say(
-            Check(
-                name="hostname",
+            judge(
+                check="hostname",
                 ok=bool(name) and name == expected.hostname,
-                detail=f"{name}, the image says {expected.hostname}",
+                seen=f"{name}, the image says {expected.hostname}",
             )
         )
         if expected.grow:
@@ -337,18 +326,18 @@ def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> t
     return tuple(watch.checks)
 
 
-def look_at_console(console: SerialConsole, *, deadline: float) -> tuple[Check, ...]:
+def look_at_console(console: SerialConsole, *, deadline: float) -> tuple[Finding, ...]:
     """Look at a machine without a network until it has reached userspace."""
     watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
     try:
         kernel = watch.until_printed(console, r"Linux version (\S+)", "kernel up")
-        watch.say(Check(name="kernel up", ok=True, detail=kernel.group(1)))
+        watch.say(Finding(check="kernel up", result="ok", seen=kernel.group(1)))
         model = watch.until_printed(console, r"Machine model: ([^\r\n]+)", "device tree")
-        watch.say(Check(name="device tree", ok=True, detail=model.group(1)))
+        watch.say(Finding(check="device tree", result="ok", seen=model.group(1)))
         init = watch.until_printed(
             console, r"Run (/\S*init\S*) as init process|systemd\[1\]: systemd (\S+) running", "userspace"
         )
-        watch.say(Check(name="userspace", ok=True, detail=init.group().strip()))
+        watch.say(Finding(check="userspace", result="ok", seen=init.group().strip()))
     except NotSeenError as stop:
         watch.say(stop.check)
     return tuple(watch.checks)
@@ -360,20 +349,20 @@ def facts_of(machine: Seen, watch: Watch, asked: Mapping[str, str] = MappingProx
     return facts(machine.shell.run(command, timeout=watch.left(120)).stdout)
 
 
-def settled(machine: Seen, watch: Watch) -> Check:
+def settled(machine: Seen, watch: Watch) -> Finding:
     """Wait until systemd has nothing left to start, and see how it calls its state."""
     name = "systemd running"
     while True:
         state = machine.shell.run("systemctl is-system-running --wait", timeout=watch.left(600)).stdout.strip()
         if state == "running":
-            return Check(name=name, ok=True, detail="no failed units")
+            return Finding(check=name, result="ok", seen="no failed units")
         if state in {"degraded", "maintenance"}:
-            return Check(name=name, ok=False, detail=f"{state}\n{_complaints(machine, watch)}".strip())
+            return Finding(check=name, result="broken", seen=f"{state}\n{_complaints(machine, watch)}".strip())
         if time.monotonic() > watch.deadline:
             jobs = machine.shell.run(
                 "systemctl list-jobs --no-legend --no-pager", timeout=watch.left(60)
             ).stdout.strip()
-            return Check(name=name, ok=False, detail=f"still {state or 'silent'}; jobs:\n{jobs}")
+            return Finding(check=name, result="broken", seen=f"still {state or 'silent'}; jobs:\n{jobs}")
         watch.give_up(machine.console, name)
         time.sleep(_EVERY)
 
@@ -391,10 +380,10 @@ def _complaints(machine: Seen, watch: Watch) -> str:
     return "\n".join(said)
 
 
-def _metrics(machine: Seen, known: Mapping[str, str], watch: Watch) -> Check:
+def _metrics(machine: Seen, known: Mapping[str, str], watch: Watch) -> Finding:
     name = "node_exporter answers"
     if known.get("metrics") != "enabled":
-        return Check(name=name, ok=True, detail="not in this image")
+        return Finding(check=name, result="ok", seen="not in this image")
     while True:
         try:
             answer = requests.get(machine.metrics, timeout=watch.left(60))
@@ -403,20 +392,20 @@ def _metrics(machine: Seen, known: Mapping[str, str], watch: Watch) -> Check:
         else:
             series = sum(not line.startswith("#") for line in answer.text.splitlines())
             if answer.ok and _EXPORTER_SERIES in answer.text:
-                return Check(name=name, ok=True, detail=f"{series} series")
+                return Finding(check=name, result="ok", seen=f"{series} series")
             detail = f"HTTP {answer.status_code}, {series} series, no {_EXPORTER_SERIES}"
         if time.monotonic() > watch.deadline or machine.console.fatal():
-            return Check(name=name, ok=False, detail=detail)
+            return Finding(check=name, result="broken", seen=detail)
         time.sleep(_EVERY)
 
 
-def _host_keys(first: Seen, second: Seen, watch: Watch) -> Check:
+def _host_keys(first: Seen, second: Seen, watch: Watch) -> Finding:
     one, other = (machine.shell.host_keys(timeout=watch.left(60)) for machine in (first, second))
     return own_keys(one, other)
 
 
-def no_password(machine: Seen, watch: Watch) -> Check:
+def no_password(machine: Seen, watch: Watch) -> Finding:
     """Return the check that nobody gets in by guessing."""
     methods = machine.shell.methods(timeout=watch.left(60))
     ok = methods == ("publickey",)
-    return Check(name="no ssh by password", ok=ok, detail=f"offered: {', '.join(methods) or 'no answer'}")
+    return judge(check="no ssh by password", ok=ok, seen=f"offered: {', '.join(methods) or 'no answer'}")

@@ -10,6 +10,7 @@ import pytest
 
 from builder.image.open import open_image
 from builder.run import run
+from builder.verify.finding import rows
 from builder.verify.qemu import BootOptions, boot_image
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def test_golden_image_gets_a_good_verdict(image: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)["verdict"]
     assert verdict["ok"] is True
-    assert [check["name"] for check in verdict["checks"]] == [
+    assert [check["check"] for check in verdict["checks"]] == [
         "kernel up",
         "ssh by key",
         "systemd running",
@@ -60,8 +61,8 @@ def test_golden_image_gets_a_good_verdict(image: Path, tmp_path: Path) -> None:
 def test_boot_leaves_the_image_as_it_was(image: Path, copy: Path, tmp_path: Path) -> None:
     options = BootOptions(machine="raspi3b", timeout=300, logs=tmp_path / "logs")
     verdict = boot_image(copy, options)
-    assert verdict.ok, verdict.rows()
-    assert {check.name: check.detail for check in verdict.checks}["device tree"] == "Raspberry Pi 3 Model B"
+    assert verdict.ok, rows(verdict.checks)
+    assert {check.check: check.seen for check in verdict.checks}["device tree"] == "Raspberry Pi 3 Model B"
     assert run(["cmp", image, copy], check=False).returncode == 0
 
 
@@ -74,8 +75,8 @@ def test_wrong_root_is_caught_long_before_the_timeout(copy: Path, tmp_path: Path
     (tmp_path / "cmdline.txt").write_text(" ".join(words) + "\n")
     run(["mcopy", "-o", "-i", f"{copy}@@{offset}", tmp_path / "cmdline.txt", "::/cmdline.txt"])
     verdict = boot_image(copy, BootOptions(timeout=900, logs=tmp_path / "logs"))
-    assert [(check.name, check.ok) for check in verdict.checks] == [("kernel up", True), ("ssh by key", False)]
-    assert "PARTUUID=deadbeef-02 does not exist" in verdict.checks[-1].detail
+    assert [(check.check, check.result) for check in verdict.checks] == [("kernel up", "ok"), ("ssh by key", "broken")]
+    assert "PARTUUID=deadbeef-02 does not exist" in verdict.checks[-1].seen
     assert verdict.seconds < 300
 
 
@@ -90,13 +91,13 @@ def test_failing_unit_is_named_with_its_last_words(copy: Path, tmp_path: Path) -
     )
     run(["debugfs", "-w", "-f", tmp_path / "commands", f"{copy}?offset={offset}"])
     verdict = boot_image(copy, BootOptions(logs=tmp_path / "logs"))
-    failed = [check for check in verdict.checks if not check.ok]
-    assert [check.name for check in failed] == ["systemd running"]
-    assert "failed: broken.service" in failed[0].detail
-    assert "the reason why" in failed[0].detail
+    failed = [check for check in verdict.checks if check.broken]
+    assert [check.check for check in failed] == ["systemd running"]
+    assert "failed: broken.service" in failed[0].seen
+    assert "the reason why" in failed[0].seen
 
 
 @pytest.mark.needs("raspi4b")
 def test_pi_4_model_reaches_userspace(image: Path, tmp_path: Path) -> None:
     verdict = boot_image(image, BootOptions(machine="raspi4b", timeout=300, logs=tmp_path))
-    assert verdict.ok, verdict.rows()
+    assert verdict.ok, rows(verdict.checks)

@@ -79,7 +79,7 @@ def test_two_builds_are_alike_and_two_machines_are_not(small: Small, tmp_path: P
         assert image.root.find(f"/{UNIT}")
         # a recipe wrote it: it is meant, and shown
         assert image.root.read("/etc/nvme/hostid") == b"6f0c6d5e-3b1a-4f57-8d29-4a1c7e9b2d60\n"
-        assert [each.detail for each in check_identities(image.root) if not each.ok] == ["/etc/nvme/hostid (nvme-cli)"]
+        assert [each.seen for each in check_identities(image.root) if each.broken] == ["/etc/nvme/hostid (nvme-cli)"]
     one, other = (_machine(engine, tmp_path / name) for name in ("one", "other"))
     for path in (*OWN, INITIATOR):
         assert (one / path).read_bytes() != (other / path).read_bytes(), path

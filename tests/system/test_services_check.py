@@ -110,9 +110,9 @@ class Login:
         place: list[str | Path] = ["--cluster", self.inventory.path, "--root", self.root, "--json"]
         ended = run([*argv, *place, *words], cwd=PROJECT, check=False, timeout=60)
         found = json.loads(ended.stdout)
-        bad = {one["check"]: (one["told"], one["hint"]) for one in found if one["result"] not in ("ok", "warning")}
-        self.closed = [one["told"] for one in found if "cannot be read by the TFTP server" in one["told"]]
-        self.warned = [one["told"] for one in found if one["result"] == "warning"]
+        bad = {one["check"]: (one["seen"], one["hint"]) for one in found if one["result"] not in ("ok", "warning")}
+        self.closed = [one["seen"] for one in found if "cannot be read by the TFTP server" in one["seen"]]
+        self.warned = [one["seen"] for one in found if one["result"] == "warning"]
         failed = json.loads(ended.stderr.splitlines()[-1])["error"]["hint"] if bad else ""
         said = failed.replace(f" --cluster {self.inventory.path}", "")  # as commands to type have it
         for name, (_, hint) in bad.items():

@@ -87,7 +87,7 @@ def test_a_kernel_of_mode_600_is_refused_as_the_directory_says(tmp_path: Path) -
     assert _chain(served) == _chain(local)
     for report in (served, local):
         assert report.stop is not None
-        assert f"{SERIAL}/vmlinuz is there, but the server refuses it" in report.stop
+        assert f"{SERIAL}/vmlinuz is there, but the server refuses it" in report.stop.said
 
 
 @pytest.mark.root

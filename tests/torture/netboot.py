@@ -82,7 +82,7 @@ class Nodes:
             node = self.inventory.node(name)
             report = simulate(tree, "pi4", node.serial)
             if report.stop is not None:
-                raise Loss(f"{name} does not boot: {report.stop}")
+                raise Loss(f"{name} does not boot: {report.stop.said}")
             word = next(word for word in (report.cmdline or "").split() if word.startswith("nfsroot="))
             root = Path(word.partition("=")[2].split(",")[0].partition(":")[2])
             release = self.whole(root, name)

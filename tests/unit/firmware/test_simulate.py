@@ -17,7 +17,7 @@ from builder.errors import InputError
 from builder.firmware.boards import BOARDS
 from builder.firmware.boot_files import Answer, DirectoryTree
 from builder.firmware.config_eval import LINE_LIMIT, Identity, evaluate
-from builder.firmware.simulate import BootReport, Eeprom, explain, simulate
+from builder.firmware.simulate import BootReport, Eeprom, Stop, StopKind, explain, simulate
 
 CASES = sorted((Path(__file__).parents[2] / "bootloader").glob("*.yaml"))
 SERIAL = "c0a3cab4"
@@ -117,7 +117,7 @@ def test_a_case(path: Path, tmp_path: Path) -> None:
         assert report.stop is None
     else:
         assert report.stop is not None
-        assert told.stop in short(report.stop)
+        assert told.stop in short(report.stop.said)
     requests = [short(f"{asked.outcome} {asked.name}") for asked in report.requests]
     if told.requests:
         assert requests == told.requests
@@ -179,7 +179,8 @@ class _Silent:
 
 def test_a_silent_server_stops_the_board_at_once() -> None:
     report = simulate(_Silent(), "pi4", SERIAL)
-    assert report.stop == f"{SERIAL}/start4.elf: no answer for {SERIAL}/start4.elf"
+    said = f"{SERIAL}/start4.elf: no answer for {SERIAL}/start4.elf"
+    assert report.stop == Stop(kind=StopKind.SERVER, file=f"{SERIAL}/start4.elf", said=said)
     assert len(report.requests) == 1
 
 
@@ -269,7 +270,8 @@ def test_a_boot_file_without_end_is_not_read(tmp_path: Path) -> None:
 def test_a_stop_says_its_kind_and_its_file(tmp_path: Path) -> None:
     case = Case(source="the table of kinds", drop=["bcm2711-rpi-4-b.dtb"], expect=Expected())
     report = _run(case, tmp_path)
-    assert (report.stop_kind, report.stop_file) == ("dtb", f"{SERIAL}/bcm2711-rpi-4-b.dtb")
+    assert report.stop is not None
+    assert (report.stop.kind, report.stop.file) == (StopKind.DTB, f"{SERIAL}/bcm2711-rpi-4-b.dtb")
 
 
 def test_files_that_include_each_other_end() -> None:

@@ -201,7 +201,7 @@ def test_a_board_without_a_server_stops_in_words() -> None:
     with _running(Fake(silent=True)) as server:
         report = simulate(ServerTree(host=server.host, port=server.port, timeout=0.05), "pi4", "c0a3cab4")
     assert report.stop is not None
-    assert "is the TFTP server running" in report.stop
+    assert "is the TFTP server running" in report.stop.said
 
 
 @pytest.mark.parametrize(

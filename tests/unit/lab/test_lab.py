@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import VerdictError
-from builder.firmware.simulate import BootReport, Request
+from builder.firmware.simulate import BootReport, Request, Stop, StopKind
 from builder.inventory.load import load_inventory
 from builder.lab.machine import Machine, chain_json, machine_argv, read_chain, was_switched_off
 from builder.lab.netboot_test import Netbooted
@@ -20,7 +20,8 @@ from builder.services.dhcp import DHCPD, DNSMASQ, TFTPD
 from builder.services.files import serving
 from builder.services.nfs import GANESHA
 from builder.services.render import render
-from builder.verify.verdict import Check, Verdict
+from builder.verify.finding import Finding, holds
+from builder.verify.verdict import Verdict
 
 LAB = load_inventory(Path(__file__).parents[3] / "cluster.yaml")
 MAC = "e4:5f:01:f5:f1:ae"
@@ -117,13 +118,15 @@ def test_power_down_is_no_reset() -> None:
     assert not was_switched_off(b"[ 1.0] reboot: Power down\r\n" + b"x" * 5000 + b"reboot: Restarting system\r\n")
 
 
-def test_a_chain_survives_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [None, Stop.of(StopKind.DTB, "a/x.dtb is not on the server.", file="a/x.dtb")])
+def test_a_chain_survives_its_file(tmp_path: Path, stop: Stop | None) -> None:
     report = BootReport(
         board="pi4",
         serial="c0a3cab4",
         requests=(Request(name="a/b", outcome="sent", size=3), Request(name="c", outcome="missing", note="n")),
         kernel="a/b",
         initramfs=("a/i",),
+        stop=stop,
         settings={"kernel": "b"},
         contents={"a/b": b"abc"},
     )
@@ -133,7 +136,7 @@ def test_a_chain_survives_its_file(tmp_path: Path) -> None:
 
 def failed(**changed: str) -> list[str]:
     given = [LAB.node("yellow3").address] * 2
-    return [check.name for check in judged({**FACTS, **changed}, EXPECTED, given) if not check.ok]
+    return [check.check for check in judged({**FACTS, **changed}, EXPECTED, given) if check.broken]
 
 
 def test_a_node_as_it_should_be() -> None:
@@ -159,9 +162,9 @@ def test_each_thing_that_is_not_as_it_should_be_is_named(fact: str, value: str, 
 
 def test_a_second_address_given_by_dhcp_is_seen() -> None:
     given = [IPv4Address("192.168.2.30"), IPv4Address("192.168.2.101")]
-    (bad,) = [check for check in judged(FACTS, EXPECTED, given) if not check.ok]
-    assert bad.name == "reserved address"
-    assert "192.168.2.101" in bad.detail
+    (bad,) = [check for check in judged(FACTS, EXPECTED, given) if check.broken]
+    assert bad.check == "reserved address"
+    assert "192.168.2.101" in bad.seen
 
 
 def test_a_shared_root_is_two_layers_under_memory() -> None:
@@ -169,19 +172,19 @@ def test_a_shared_root_is_two_layers_under_memory() -> None:
     layers = "lowerdir=/run/pibuild/node/a-b/files:/run/pibuild/root"
     given = [LAB.node("yellow3").address]
     seen = {**FACTS, "root": "overlay overlay", "layers": layers, "boot": ""}
-    assert all(check.ok for check in judged(seen, shared, given))
-    assert not all(check.ok for check in judged({**seen, "layers": "lowerdir=/run/pibuild/root"}, shared, given))
+    assert holds(judged(seen, shared, given))
+    assert not holds(judged({**seen, "layers": "lowerdir=/run/pibuild/root"}, shared, given))
 
 
 def test_what_two_nodes_share_is_found() -> None:
     one = {"hostname": "a", "machine-id": "1", "address": "x", "host key ssh-ed25519": "k"}
     other = {"hostname": "b", "machine-id": "1", "address": "y", "host key ssh-ed25519": "l"}
-    assert [check.name for check in unique({"a": one, "b": other}) if not check.ok] == ["machine-id unique"]
-    assert [check.name for check in unique({"a": one, "b": {}}) if not check.ok] != []
+    assert [check.check for check in unique({"a": one, "b": other}) if check.broken] == ["machine-id unique"]
+    assert [check.check for check in unique({"a": one, "b": {}}) if check.broken] != []
 
 
 def test_a_bad_verdict_names_node_check_and_console() -> None:
-    bad = Verdict(checks=(Check(name="root", ok=False, detail="none"),), console=Path("/l/y.log"), seconds=1)
+    bad = Verdict(checks=(Finding(check="root", result="broken", seen="none"),), console=Path("/l/y.log"), seconds=1)
     seen = Netbooted(chains={}, verdicts={"yellow3": bad}, identities=())
     with pytest.raises(VerdictError, match=r"yellow3: root: none\nhint: read the console log: /l/y.log"):
         seen.require()

@@ -11,7 +11,7 @@ import pytest
 from builder.errors import InputError
 from builder.image.open import open_image
 from builder.verify.boot_chain import boards_of, check_boot_chain
-from builder.verify.finding import Finding
+from builder.verify.finding import Finding, holds
 from tests.images import (
     DEBIAN,
     DISK_ID,
@@ -54,7 +54,7 @@ def root(files: Mapping[str, bytes | Link | None], **modes: int) -> Layout:
 @pytest.mark.parametrize("layout", [DEBIAN, UBUNTU, RASPIOS])
 def test_good_images(tmp_path: Path, layout: Layout) -> None:
     findings = check(tmp_path, layout)
-    assert [finding for finding in findings if not finding.ok] == []
+    assert [finding for finding in findings if finding.broken] == []
     assert {finding.check for finding in findings} >= {
         "pi4: boot files",
         "pi5: boot files",
@@ -65,7 +65,7 @@ def test_good_images(tmp_path: Path, layout: Layout) -> None:
 
 
 def test_what_each_board_loads(tmp_path: Path) -> None:
-    detail = {finding.check: finding.detail for finding in check(tmp_path, RASPIOS)}
+    detail = {finding.check: finding.seen for finding in check(tmp_path, RASPIOS)}
     assert detail["pi4: boot files"] == "start4.elf, fixup4.dat, kernel8.img, initramfs8, bcm2711-rpi-4-b.dtb"
     assert detail["pi5: boot files"] == "kernel_2712.img, initramfs_2712, bcm2712-rpi-5-b.dtb"
 
@@ -75,15 +75,15 @@ def test_prefix_is_followed(tmp_path: Path) -> None:
     files = {f"current/{name}" if name in moved else name: content for name, content in DEBIAN.boot.items()}
     files["config.txt"] = b"[all]\nos_prefix=current/\nkernel=vmlinuz\ninitramfs initrd.img followkernel\n"
     findings = check(tmp_path, replace(DEBIAN, boot=files))
-    assert [finding for finding in findings if not finding.ok] == []
-    assert "current/vmlinuz" in " ".join(finding.detail for finding in findings)
+    assert [finding for finding in findings if finding.broken] == []
+    assert "current/vmlinuz" in " ".join(finding.seen for finding in findings)
 
 
 def test_includes_are_followed(tmp_path: Path) -> None:
     layout = boot(config__txt=b"include more.txt\n", more__txt=DEBIAN.boot["config.txt"] + b"b" * 99)
     findings = {finding.check: finding for finding in check(tmp_path, layout)}
-    assert "vmlinuz" in findings["pi4: boot files"].detail
-    assert findings["config.txt"].detail == "longer than 98 characters: more.txt:5"
+    assert "vmlinuz" in findings["pi4: boot files"].seen
+    assert findings["config.txt"].seen == "longer than 98 characters: more.txt:5"
 
 
 def zboot() -> bytes:
@@ -165,9 +165,9 @@ BROKEN: dict[str, tuple[Callable[[], Layout], str, str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_link(tmp_path: Path, name: str) -> None:
     make, link, detail = BROKEN[name]
-    failed = {finding.check: finding for finding in check(tmp_path, make(), "pi4", "pi5") if not finding.ok}
+    failed = {finding.check: finding for finding in check(tmp_path, make(), "pi4", "pi5") if finding.broken}
     assert link in failed
-    assert re.search(re.escape(detail), failed[link].detail)
+    assert re.search(re.escape(detail), failed[link].seen)
     assert failed[link].hint
 
 
@@ -177,13 +177,13 @@ def test_broken_link(tmp_path: Path, name: str) -> None:
 )
 def test_roots_that_are_found(tmp_path: Path, spec: str) -> None:
     findings = check(tmp_path, boot(cmdline__txt=f"root={spec} rootwait".encode()))
-    assert [finding.detail for finding in findings if finding.check == "root="] == [f"{spec} is partition 2 (rootfs)"]
-    assert all(finding.ok for finding in findings)
+    assert [finding.seen for finding in findings if finding.check == "root="] == [f"{spec} is partition 2 (rootfs)"]
+    assert holds(findings)
 
 
 def test_all_that_is_missing_at_once(tmp_path: Path) -> None:
     layout = boot(start4__elf=None, vmlinuz=None, initrd__img=None, cmdline__txt=None)
-    failed = {finding.check: finding.detail for finding in check(tmp_path, layout, "pi4") if not finding.ok}
+    failed = {finding.check: finding.seen for finding in check(tmp_path, layout, "pi4") if finding.broken}
     assert failed.keys() == {"pi4: boot files"}
     for name in ("start4.elf", "vmlinuz", "initrd.img", "cmdline.txt"):
         assert f"{name} is not on the boot partition" in failed["pi4: boot files"]
@@ -191,7 +191,7 @@ def test_all_that_is_missing_at_once(tmp_path: Path) -> None:
 
 def test_boards(tmp_path: Path) -> None:
     without = boot(**{"bcm2712-rpi-5-b__dtb": None})
-    assert [finding for finding in check(tmp_path, without, "pi4") if not finding.ok] == []
+    assert [finding for finding in check(tmp_path, without, "pi4") if finding.broken] == []
     with pytest.raises(InputError, match="unknown board 'pi6'"), open_image(tmp_path / "a.img") as image:
         check_boot_chain(image, ["pi6"])
 
@@ -212,10 +212,10 @@ def trixie() -> Layout:
 
 def test_a_board_whose_card_the_kernel_cannot_drive_does_not_boot(tmp_path: Path) -> None:
     findings = check(tmp_path, trixie(), "pi4", "pi5")
-    assert [finding.detail for finding in findings if finding.check == "pi4: root"] == ["SD card, USB disk, network"]
-    wrong = [finding for finding in findings if not finding.ok]
+    assert [finding.seen for finding in findings if finding.check == "pi4: root"] == ["SD card, USB disk, network"]
+    wrong = [finding for finding in findings if finding.broken]
     assert [finding.check for finding in wrong] == ["pi5: root"]
-    assert "SD card: the kernel has no sdhci-brcmstb" in wrong[0].detail
+    assert "SD card: the kernel has no sdhci-brcmstb" in wrong[0].seen
     assert "docs/boards.md" in wrong[0].hint
 
 
@@ -223,8 +223,8 @@ def test_a_kernel_without_its_initramfs_does_not_reach_the_root(tmp_path: Path) 
     """The firmware ignores `initramfs=`: the kernel has no ext4 and no card driver then."""
     layout = replace(trixie(), boot={**trixie().boot, "config.txt": b"kernel=vmlinuz\ninitramfs=initrd.img\n"})
     findings = check(tmp_path, layout, "pi4")
-    assert [finding.check for finding in findings if not finding.ok] == ["pi4: root"]
-    assert [finding.detail for finding in findings if finding.note] == [
+    assert [finding.check for finding in findings if finding.broken] == ["pi4: root"]
+    assert [finding.seen for finding in findings if finding.result == "note"] == [
         "config.txt:2: initramfs takes no '=': the line is ignored; write 'initramfs NAME followkernel'"
     ]
 
@@ -232,7 +232,7 @@ def test_a_kernel_without_its_initramfs_does_not_reach_the_root(tmp_path: Path) 
 def test_a_root_over_the_network_needs_the_network(tmp_path: Path) -> None:
     cmdline = b"root=/dev/nfs nfsroot=192.168.2.1:/srv,vers=3,tcp ip=dhcp rw\n"
     layout = replace(trixie(), boot={**trixie().boot, "cmdline.txt": cmdline})
-    findings = {finding.check: finding.ok for finding in check(tmp_path, layout, "pi4", "pi5")}
+    findings = {finding.check: not finding.broken for finding in check(tmp_path, layout, "pi4", "pi5")}
     assert (findings["pi4: root"], findings["pi5: root"]) == (True, False)
 
 
@@ -249,14 +249,14 @@ def test_a_root_over_the_network_needs_the_network(tmp_path: Path) -> None:
 )
 def test_every_note_on_what_boots_is_shown(tmp_path: Path, config: bytes, told: str) -> None:
     findings = check(tmp_path, boot(config__txt=config + b"initramfs initrd.img followkernel\n"), "pi4")
-    assert told in " ".join(finding.detail for finding in findings if finding.note)
+    assert told in " ".join(finding.seen for finding in findings if finding.result == "note")
 
 
 @pytest.mark.parametrize(("inode", "path"), [("<2>", "/"), ("/usr", "/usr"), ("/etc", "/etc")])
 def test_directories_that_only_root_enters_are_named(tmp_path: Path, inode: str, path: str) -> None:
     layout = replace(DEBIAN, debugfs=(f"set_inode_field {inode} mode 040700",))
-    wrong = [finding for finding in check(tmp_path, layout) if not finding.ok]
-    assert [(finding.check, finding.detail) for finding in wrong] == [("modes", f"{path} has mode 0700")]
+    wrong = [finding for finding in check(tmp_path, layout) if finding.broken]
+    assert [(finding.check, finding.seen) for finding in wrong] == [("modes", f"{path} has mode 0700")]
     assert f"chmod 0755 {path}" in wrong[0].hint
 
 
@@ -274,7 +274,7 @@ def test_a_published_image_is_checked_for_the_boards_of_its_recipe(tmp_path: Pat
 
 
 def _shared(findings: tuple[Finding, ...], *, note: bool) -> list[Finding]:
-    return [each for each in findings if each.check == "shared identity" and each.note is note]
+    return [each for each in findings if each.check == "shared identity" and (each.result == "note") is note]
 
 
 def test_an_identity_that_every_machine_would_have_is_named(tmp_path: Path) -> None:
@@ -287,18 +287,18 @@ def test_an_identity_that_every_machine_would_have_is_named(tmp_path: Path) -> N
     }
     findings = check(tmp_path, root(baked))
     (found,) = _shared(findings, note=False)
-    assert not found.ok
-    assert found.detail == (
+    assert found.broken
+    assert found.seen == (
         "/var/lib/dbus/machine-id (dbus), /etc/iscsi/initiatorname.iscsi (open-iscsi),"
         " /etc/ssl/private/ssl-cert-snakeoil.key (ssl-cert)"
     )
-    assert [each.detail.split()[0] for each in _shared(findings, note=True)] == ["/etc/munge/munge.key"]
-    assert [each.check for each in findings if not each.ok] == ["shared identity"]
+    assert [each.seen.split()[0] for each in _shared(findings, note=True)] == ["/etc/munge/munge.key"]
+    assert [each.check for each in findings if each.broken] == ["shared identity"]
 
 
 def test_what_a_package_fills_in_at_first_boot_is_no_identity(tmp_path: Path) -> None:
     (found,) = _shared(check(tmp_path, root({"etc/iscsi/initiatorname.iscsi": b"GenerateName=yes\n"})), note=False)
-    assert found.ok
+    assert found.result == "ok"
 
 
 def test_what_looks_like_an_identity_and_no_package_brought_is_a_note(tmp_path: Path) -> None:
@@ -307,5 +307,5 @@ def test_what_looks_like_an_identity_and_no_package_brought_is_a_note(tmp_path: 
     lists = {"var/lib/dpkg/info/brought.list": b"/.\n/etc\n/etc/brought\n/etc/brought/id\n"}
     findings = check(tmp_path, root({own: token, brought: token, elsewhere: token, **lists}))
     (note,) = _shared(findings, note=True)
-    assert note.detail == "/var/lib/new/id looks like a UUID; every machine would have the same"
-    assert all(each.ok for each in findings)
+    assert note.seen == "/var/lib/new/id looks like a UUID; every machine would have the same"
+    assert holds(findings)

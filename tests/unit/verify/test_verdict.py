@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import VerdictError
+from builder.verify.finding import Finding, rows
 from builder.verify.verdict import (
-    Check,
     Expected,
     SerialConsole,
     Verdict,
@@ -22,8 +22,8 @@ from builder.verify.verdict import (
     own_keys,
 )
 
-GOOD = Check(name="kernel up", ok=True, detail="6.12")
-BAD = Check(name="systemd running", ok=False, detail="degraded\nfailed: a.service")
+GOOD = Finding(check="kernel up", result="ok", seen="6.12")
+BAD = Finding(check="systemd running", result="broken", seen="degraded\nfailed: a.service")
 
 
 @dataclass
@@ -110,9 +110,9 @@ def test_failed_units_by_name() -> None:
 
 
 def test_copies_that_share_an_id_are_caught() -> None:
-    assert not distinct("machine-id unique", "abc", "abc").ok
-    assert distinct("machine-id unique", "abc", "abd").ok
-    assert not distinct("machine-id unique", "", "").ok
+    assert distinct("machine-id unique", "abc", "abc").broken
+    assert not distinct("machine-id unique", "abc", "abd").broken
+    assert distinct("machine-id unique", "", "").broken
 
 
 @pytest.mark.parametrize(
@@ -126,18 +126,18 @@ def test_copies_that_share_an_id_are_caught() -> None:
     ],
 )
 def test_host_keys_are_compared_kind_by_kind(one: dict[str, str], other: dict[str, str], *, ok: bool) -> None:
-    assert own_keys(one, other).ok is ok
+    assert own_keys(one, other).broken is not ok
 
 
 @pytest.mark.parametrize(("now", "ok"), [(1000 << 20, False), (1900 << 20, False), (2900 << 20, True)])
 def test_root_has_to_have_taken_the_added_space(now: int, *, ok: bool) -> None:
-    assert grown(Expected(hostname="x", root=1000 << 20, grow=2048 << 20), now).ok is ok
+    assert grown(Expected(hostname="x", root=1000 << 20, grow=2048 << 20), now).broken is not ok
 
 
 def test_verdict_is_bad_with_one_bad_check_and_says_why_and_where() -> None:
     verdict = Verdict(checks=(GOOD, BAD), console=Path("/tmp/x/first.log"), seconds=12.34)
     assert not verdict.ok
-    assert verdict.rows()[1] == ("systemd running", "FAILED", BAD.detail)
+    assert rows(verdict.checks)[1] == ("systemd running", "broken", BAD.seen)
     assert verdict.as_json()["ok"] is False
     assert verdict.as_json()["seconds"] == 12.3
     with pytest.raises(VerdictError, match=r"systemd running: degraded\nfailed: a\.service") as caught:
@@ -160,29 +160,29 @@ def test_good_verdict_requires_nothing_more() -> None:
 def test_board_is_followed_to_userspace(tmp_path: Path) -> None:
     text = "Linux version 6.12.1-arm64 (x)\nMachine model: Raspberry Pi 3 Model B\n[ 9.1] Run /init as init process\n"
     checks = look_at_console(console(tmp_path, text), deadline=0)
-    assert [(check.name, check.ok, check.detail) for check in checks] == [
-        ("kernel up", True, "6.12.1-arm64"),
-        ("device tree", True, "Raspberry Pi 3 Model B"),
-        ("userspace", True, "Run /init as init process"),
+    assert [(check.check, check.result, check.seen) for check in checks] == [
+        ("kernel up", "ok", "6.12.1-arm64"),
+        ("device tree", "ok", "Raspberry Pi 3 Model B"),
+        ("userspace", "ok", "Run /init as init process"),
     ]
 
 
 def test_panic_ends_the_look_at_once(tmp_path: Path) -> None:
     text = "Linux version 6.12.1-arm64 (x)\nMachine model: Raspberry Pi 4 Model B\nKernel panic - not syncing: Oops\n"
     checks = look_at_console(console(tmp_path, text), deadline=1e12)
-    assert [check.ok for check in checks] == [True, True, False]
-    assert "Oops" in checks[-1].detail
+    assert [check.result for check in checks] == ["ok", "ok", "broken"]
+    assert "Oops" in checks[-1].seen
 
 
 def test_ended_machine_is_said_with_qemus_own_words(tmp_path: Path) -> None:
     checks = look_at_console(
         console(tmp_path, "", code=1, said="qemu: Could not set up host forwarding"), deadline=1e12
     )
-    assert [check.ok for check in checks] == [False]
-    assert "Could not set up host forwarding" in checks[0].detail
+    assert [check.result for check in checks] == ["broken"]
+    assert "Could not set up host forwarding" in checks[0].seen
 
 
 def test_deadline_is_said_with_the_last_line(tmp_path: Path) -> None:
     checks = look_at_console(console(tmp_path, "U-Boot\n\n"), deadline=0)
-    assert [check.name for check in checks] == ["kernel up"]
-    assert checks[0].detail.endswith("last on the console: U-Boot")
+    assert [check.check for check in checks] == ["kernel up"]
+    assert checks[0].seen.endswith("last on the console: U-Boot")
