@@ -20,7 +20,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from builder.errors import HostError
+from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.inventory.nodes import Inventory
 
 DATABASE = Path("/var/lib/pibuild-fleet/fleet.db")
@@ -92,6 +92,9 @@ class Row:
     models: dict[str, str]
 
 
+_ANOTHER = {"SQLITE_NOTADB", "SQLITE_ERROR"}  # no SQLite file, or one without our table (sqlite.org/rescode.html)
+
+
 class Database:
     """Reports in a SQLite file. Each call has a connection of its own, so that threads need no lock of ours.
 
@@ -103,14 +106,21 @@ class Database:
         self.path = path
 
     def create(self) -> None:
-        """Make the file and its table where they are not. Raises HostError."""
+        """Make the file and its table where they are not. Raises InputError for another file, HostError."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as connection:
                 connection.execute("PRAGMA journal_mode = DELETE")
                 connection.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:
-            raise HostError(f"{self.path} cannot be used: {error}", hint="another file: --database FILE") from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> PibuildError:
+        """Return what is wrong with the file: it is another program's, or this machine does not let us."""
+        message = f"{self.path} cannot be used: {error}"
+        if getattr(error, "sqlite_errorname", "") in _ANOTHER:
+            return InputError(Problem(message=message, hint="--database FILE, written by pibuild fleet serve"))
+        return HostError(message, hint="another file: --database FILE")
 
     def record(self, name: str, address: str, report: Report, *, now: float | None = None) -> bool:
         """Keep a node's report; return whether it is its first."""
@@ -124,14 +134,15 @@ class Database:
             return bool(written.fetchone()[0] == 1)
 
     def known(self) -> dict[str, Known]:
-        """Return every node that has ever reported, by name. Raises HostError where there is no database."""
+        """Return every node that has ever reported, by name. Raises InputError where there is no database."""
         if not self.path.is_file():
-            raise HostError(f"no database at {self.path}", hint="pibuild fleet serve makes it; or --database FILE")
+            hint = "sudo pibuild fleet serve makes it; or --database FILE"
+            raise InputError(Problem(message=f"no database at {self.path}", hint=hint))
         try:
             with self._open() as connection:
                 rows = connection.execute("SELECT name, first, last, reports, address, report FROM nodes").fetchall()
         except sqlite3.Error as error:
-            raise HostError(f"{self.path}: {error}", hint="is it a database of pibuild fleet serve?") from error
+            raise self._unusable(error) from error
         return {
             row[0]: Known(
                 name=row[0],

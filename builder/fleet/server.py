@@ -25,7 +25,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from builder import console
-from builder.errors import HostError
+from builder.errors import HostError, InputError, Problem
 from builder.fleet.reports import Database, Report, Tokens
 
 _BODY = 64 << 10  # bytes
@@ -59,14 +59,15 @@ class FleetServer(ThreadingHTTPServer):
             raise HostError(message, hint="another address or port: --listen ADDRESS:PORT") from error
 
     def secure(self, certificate: Path, key: Path) -> None:
-        """Speak TLS from now on. Raises HostError for files that cannot be used."""
+        """Speak TLS from now on. Raises InputError for files that cannot be used."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             message = f"{certificate} and {key} are no certificate and its key: {error}"
-            raise HostError(message, hint="both in PEM; --certificate FILE --key FILE") from error
+            problem = Problem(message=message, hint="both in PEM; --certificate FILE --key FILE")
+            raise InputError(problem) from error
         # the handshake is the request's own business: in its thread, within its time
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 

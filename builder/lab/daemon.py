@@ -89,11 +89,11 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
     unwind_on_signals()
     try:
         with lab(inventory, netboot.dest, options) as here, control.listening(here.directory) as requests:
-            _switch_on(here, names)
+            switch_on(here, names)
             os.write(said, b"up")
             os.close(said)
             while True:
-                control.serve(requests, functools.partial(_switch_on, here))
+                control.serve(requests, functools.partial(switch_on, here))
     except (SystemExit, KeyboardInterrupt):
         os._exit(0)
     except PibuildError as error:
@@ -104,9 +104,13 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
         os._exit(1)
 
 
-def _switch_on(here: Lab, names: Sequence[str]) -> None:
+def switch_on(here: Lab, names: Sequence[str]) -> None:
     """Switch on those of the nodes that do not run, and write down what does."""
-    wanted = [here.inventory.node(name).name for name in names]
+    try:
+        wanted = [here.inventory.node(name).name for name in names]
+    except InputError as error:  # the command that asks has found it in cluster.yaml as it is now
+        message = f"the lab runs with cluster.yaml as it was when it started, without {', '.join(names)}"
+        raise InputError(Problem(message=message, hint="sudo pibuild lab down; then start it again")) from error
     off = [name for name in wanted if name not in here.nodes or here.nodes[name].state not in _RUNNING]
     try:
         for name in off:

@@ -312,9 +312,7 @@ def _other(asked: Asked) -> Iterator[Finding]:
     if said is None:
         yield Finding(check="ssh", result="ok", seen=f"{other.name} answers")
     else:
-        hint = (
-            f"its disk may have turned read-only: restart it, from the backup node or at the switch (port {other.port})"
-        )
+        hint = f"its disk may have turned read-only: restart it, from the backup node or {at_the_switch([other])}"
         yield Finding(check="ssh", result="broken", seen=f"{other.name}: {said}", hint=hint)
 
 
@@ -324,12 +322,18 @@ def _nodes(asked: Asked) -> Iterator[Finding]:
         said = dict(zip((node.name for node in nodes), threads.map(_ssh, nodes), strict=True))
     silent = [name for name, why in said.items() if why is not None]
     if silent:
-        ports = ", ".join(f"{node.name} {node.port}" for node in nodes if node.name in silent[:NAMED])
         told = f"{len(silent)} of {len(nodes)} do not answer ssh: {named(silent)}"
-        hint = f"after what is broken above, power them off and on at the switch (ports: {ports})"
+        where = at_the_switch([node for node in nodes if node.name in silent[:NAMED]])
+        hint = f"after what is broken above, power them off and on {where}"
         yield Finding(check="nodes", result="broken", seen=told, hint=hint)
     else:
         yield Finding(check="nodes", result="ok", seen=f"all {len(nodes)} answer ssh")
+
+
+def at_the_switch(nodes: Sequence[Node]) -> str:
+    """Return where nodes are switched off and on, with the ports that the inventory has."""
+    ports = ", ".join(f"{node.name} {node.port}" for node in nodes if node.port is not None)
+    return f"at the switch{f' (ports: {ports})' if ports else ''}"
 
 
 def _ssh(node: Node) -> str | None:

@@ -13,9 +13,11 @@ import pytest
 
 from builder.cli.main import pibuild
 from builder.recipe.load import load_recipe
+from tests.pictures import PICTURES
 
 PROJECT = Path(__file__).parents[2]
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+INDEX = PROJECT / "docs/README.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"`((?:sudo )?(?:\.venv/bin/)?pibuild [^`]+)`")
 _LEFT_OUT = {"…", "..."}
@@ -96,7 +98,31 @@ def test_every_recipe_loads(page: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    linked = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
-    assert [link for link in linked if not (page.parent / link).exists()] == []
-    if page.parent.name == "docs" and page.name != "README.md":
-        assert f"]({page.name})" in (PROJECT / "docs/README.md").read_text(), "not in the index"
+    lost = []
+    for link, _, heading in (found.partition("#") for found in re.findall(r"\]\(([^):]+)\)", page.read_text())):
+        target = page.parent / link if link else page
+        if not target.exists() or (heading and heading not in map(_anchor, _headings(target.read_text()))):
+            lost.append(f"{link}#{heading}")
+    assert lost == []
+    if page.is_relative_to(INDEX.parent) and page != INDEX:
+        assert f"]({page.relative_to(INDEX.parent)})" in INDEX.read_text(), "not in the index"
+
+
+def _headings(text: str) -> list[str]:
+    return re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+
+
+def _anchor(heading: str) -> str:
+    """Return what a link to a heading says after the #, as GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_picture_is_made_by_a_command_and_shown() -> None:
+    """`python -m tests.pictures` makes them; none loads anything from elsewhere."""
+    drawn = {path.stem: path.read_text() for path in (PROJECT / "docs/pictures").iterdir()}
+    assert set(drawn) == set(PICTURES)
+    shown = "".join(page.read_text() for page in PAGES)
+    for name, picture in PICTURES.items():
+        assert f"![{picture.command}](../pictures/{name}.svg)" in shown
+        assert not re.search(r"(?<!xmlns=\")https?://|@import|<script", drawn[name])
+        _parse([word for word in shlex.split(picture.command) if word != "sudo"][1:])

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from builder.errors import VerdictError
+from builder.errors import InputError, VerdictError
 from builder.firmware.simulate import BootReport, Request, Stop, StopKind
 from builder.inventory.load import load_inventory
+from builder.lab.daemon import switch_on
+from builder.lab.lab import Lab, LabOptions
 from builder.lab.machine import Machine, chain_json, machine_argv, read_chain, was_switched_off
+from builder.lab.namespace import Namespace
 from builder.lab.netboot_test import Netbooted
 from builder.lab.servers import addresses_given, for_lab
 from builder.lab.verdict import NodeExpected, judged, unique
+from builder.netboot.layout import Netboot
 from builder.services.dhcp import DHCPD, DNSMASQ, TFTPD
 from builder.services.files import serving
 from builder.services.nfs import GANESHA
@@ -188,3 +193,18 @@ def test_a_bad_verdict_names_node_check_and_console() -> None:
     seen = Netbooted(chains={}, verdicts={"yellow3": bad}, identities=())
     with pytest.raises(VerdictError, match=r"yellow3: root: none\nhint: read the console log: /l/y.log"):
         seen.require()
+
+
+def test_a_node_that_came_into_cluster_yaml_later_is_said_to_be_so(tmp_path: Path) -> None:
+    running = Lab(
+        inventory=LAB,
+        netboot=Netboot(tmp_path),
+        options=LabOptions(),
+        namespace=Namespace(holder=1, bridge="bridge"),
+        directory=tmp_path,
+        logs=tmp_path,
+        _stack=ExitStack(),
+    )
+    with pytest.raises(InputError, match=r"cluster\.yaml as it was when it started, without green9") as raised:
+        switch_on(running, ["green9"])
+    assert "sudo pibuild lab down" in str(raised.value)

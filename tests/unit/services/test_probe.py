@@ -16,6 +16,7 @@ from builder.services.files import serving
 from builder.services.leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
 from builder.services.live_nfs import not_exported
 from builder.services.nfs import exports
+from builder.services.probe import at_the_switch
 from tests.clusters import DYNAMIC, LAB, variant
 
 YELLOW3 = "e4:5f:01:f5:f1:ae"
@@ -124,3 +125,12 @@ def test_damaged_lease_lines_stay_as_they_are_and_end_nothing(
     book.mkdir()
     with pytest.raises(HostError, match="is no regular file"):
         contradicting(inventory, tmp_path)
+
+
+def test_ports_of_the_switch_are_named_where_they_are_known(tmp_path: Path) -> None:
+    path = variant(tmp_path)
+    path.write_text(path.read_text().replace("port: 37, ", ""))
+    inventory = load_inventory(path)
+    assert at_the_switch([inventory.node("yellow3")]) == "at the switch"
+    known = [inventory.node(name) for name in ("yellow2", "yellow3", "yellow4")]
+    assert at_the_switch(known) == "at the switch (ports: yellow2 35, yellow4 39)"
