@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -165,6 +164,8 @@ def _netboot(
     if explain or server:
         explain_netboot(inventory, nodes, where, server=server, as_json=as_json)
     else:
+        import tempfile
+
         kept = logs or Path(tempfile.mkdtemp(prefix="pibuild-console-"))
         netboot(inventory, nodes, where, LabOptions(logs=kept), timeout=timeout, as_json=as_json)
 

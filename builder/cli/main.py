@@ -12,12 +12,12 @@ import itertools
 import os
 import signal
 import sys
-import traceback
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from builder import __version__, console
 from builder.cli.names import Commands
@@ -37,27 +37,30 @@ Exit codes:
   3  this machine lacks something   6  it does not boot, or would not"""
 
 
-# in the order of the work: each command, and the module of `builder.cli` that has it under its name
-_COMMANDS = {
-    "init": "init",
-    "plan": "build",
-    "build": "build",
-    "lock": "build",
-    "inspect": "image",
-    "diff": "image",
-    "boot": "image",
-    "explode": "explode",
-    "node": "node",
-    "rollback": "rollback",
-    "services": "services",
-    "lab": "lab",
-    "models": "models",
-    "fleet": "fleet",
-    "backup": "backup",
-    "restore": "backup",
-    "metrics": "metrics",
-    "gc": "build",
+# in the order of the work: each command, the module of `builder.cli` that has it under its name, and its first sentence
+COMMANDS = {
+    "init": ("init", "Make a place to work."),
+    "plan": ("build", "Say which layers are cached, and why not."),
+    "build": ("build", "Build an image from a recipe."),
+    "lock": ("build", "Write down all that a build takes."),
+    "inspect": ("image", "Show what is in an image."),
+    "diff": ("image", "Say what changed between two images."),
+    "boot": ("image", "Boot an image or nodes: the verdict."),
+    "explode": ("explode", "Make what each NODE boots from an image."),
+    "node": ("node", "List, explain and edit the nodes."),
+    "rollback": ("rollback", "Let nodes boot what they booted before."),
+    "services": ("services", "Configure the servers nodes boot from."),
+    "lab": ("lab", "Keep nodes running on this machine."),
+    "models": ("models", "Publish models, and keep the store."),
+    "fleet": ("fleet", "Know which nodes run, and how they are."),
+    "backup": ("backup", "List nodes' backups, change their passwords."),
+    "restore": ("backup", "Bring a backup of NODE back."),
+    "metrics": ("metrics", "Give forwarders of metrics their credentials."),
+    "gc": ("build", "Remove what no build uses from the cache."),
 }
+
+
+_LINE = 120  # characters: longer than any summary
 
 
 class _Pibuild(Commands):
@@ -68,9 +71,9 @@ class _Pibuild(Commands):
     @property
     def commands(self) -> MutableMapping[str, click.Command]:
         """All commands, by name."""
-        for name in _COMMANDS:
+        for name in COMMANDS:
             self._found(name)
-        return {**{name: self._made[name] for name in _COMMANDS}, **self._made}
+        return {**{name: self._made[name] for name in COMMANDS}, **self._made}
 
     @commands.setter
     def commands(self, commands: MutableMapping[str, click.Command]) -> None:
@@ -81,8 +84,8 @@ class _Pibuild(Commands):
         self._made[name or cmd.name or ""] = cmd
 
     def _found(self, name: str) -> click.Command | None:
-        if name in _COMMANDS and name not in self._made:
-            self._made[name] = getattr(importlib.import_module(f"builder.cli.{_COMMANDS[name]}"), name)
+        if name in COMMANDS and name not in self._made:
+            self._made[name] = getattr(importlib.import_module(f"builder.cli.{COMMANDS[name][0]}"), name)
         return self._made.get(name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
@@ -91,7 +94,22 @@ class _Pibuild(Commands):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all commands."""
-        return list(dict.fromkeys([*_COMMANDS, *self._made]))
+        return list(dict.fromkeys([*COMMANDS, *self._made]))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
+        """List the commands as click does; what they are is known without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries().items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command as click does, and options."""
+        names = [CompletionItem(name, help=told) for name, told in self._summaries().items()]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(item for item in names if item.value.startswith(incomplete)), *options]
+
+    def _summaries(self) -> dict[str, str]:
+        told = {name: summary for name, (_, summary) in COMMANDS.items()}
+        return {**told, **{name: made.get_short_help_str(_LINE) for name, made in self._made.items()}}
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; Ctrl-C is one line and not click's empty one."""
@@ -157,6 +175,8 @@ def completion(shell: str) -> None:
 
 def _fail(error: PibuildError, typed: Sequence[str]) -> int:
     if os.environ.get("PIBUILD_DEBUG"):
+        import traceback
+
         console.note("".join(traceback.format_exception(error)).rstrip())
     if not ending.received():  # else it is of what a signal broke off
         from builder.cli.typed import mend_hints
@@ -172,6 +192,8 @@ def _explain(error: Exception) -> PibuildError:
         where = f"{error.filename}: " if error.filename else ""
         hint = why_not(error, other="PIBUILD_DEBUG=1 shows where it happened")
         return HostError(f"{where}{error.strerror}", hint=hint)
+    import traceback
+
     place = traceback.extract_tb(error.__traceback__)[-1]
     return PibuildError(
         f"internal error: {type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",

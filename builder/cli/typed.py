@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +33,8 @@ _COMMAND = re.compile(rf"(?P<sudo>sudo )?(?<![\w/.-]){PROGRAM} (?P<rest>[a-z][^;
 
 def program() -> str:
     """Return what to type for the command: its name where root's PATH has it, else its path."""
+    import shutil
+
     from builder.run import PATH
 
     here = sys.argv[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -14,6 +13,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word, "" where none is near."""
+    import difflib  # noqa: PLC0415 - of every command, one that is mistyped needs it
+
     options = {option.casefold(): option for option in known}
     close = difflib.get_close_matches(word.casefold(), options, n=1, cutoff=0.6)
     return options[close[0]] if close else ""

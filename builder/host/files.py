@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
-
-from builder import syscalls
 
 
 def write(path: Path, content: bytes, mode: int = 0o644, *, by_way_of: Path | None = None) -> None:
     """Write a file: complete under its name, or not at all. Until then it lies beside it, or where `by_way_of` says."""
-    new = by_way_of or path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new = by_way_of or path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     with new.open("xb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(content)
@@ -31,6 +28,8 @@ def sync(path: Path) -> None:
 
 def sync_file_system(path: Path) -> None:
     """Bring all of the file system to the disk that a path lies on (syncfs(2))."""
+    from builder import syscalls  # noqa: PLC0415 - ctypes, for one function
+
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.sync_file_system(descriptor)

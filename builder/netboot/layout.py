@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -40,7 +39,6 @@ from builder.host.files import sync, sync_file_system, write
 from builder.host.locks import take
 from builder.host.unwritable import unwritable
 from builder.netboot.record import Record, bring_over, is_root_name, read_record, record_text
-from builder.run import run
 
 PERSIST = "persist"
 _OTHER = "name another directory: --dest"
@@ -303,7 +301,7 @@ class Netboot:
         home = self.private if beside.is_relative_to(self.state) else self.tmp
         if home == self.private:
             home.mkdir(mode=0o700, exist_ok=True)
-        return home / secrets.token_hex(6)
+        return home / os.urandom(6).hex()
 
     def flush(self) -> None:
         """Bring what was written to the disk (syncfs(2)): a name must not outlive a power cut without its content."""
@@ -326,6 +324,8 @@ def remove(path: Path, *, seconds: float | None = None) -> None:
     if not is_directory(path):
         path.unlink(missing_ok=True)
         return
+    from builder.run import run  # noqa: PLC0415 - what only names paths does without
+
     until = time.monotonic() + (PATIENCE if seconds is None else seconds)
     said = ""
     for _ in range(_TRIES):
@@ -363,7 +363,7 @@ def _moved_out(path: Path) -> list[Path]:
                 for name in home.names():
                     known = home.facts(name)
                     if known is not None and stat.S_ISDIR(known.st_mode) and known.st_ino == _SUBVOLUME:
-                        aside = path.with_name(secrets.token_hex(6))
+                        aside = path.with_name(os.urandom(6).hex())
                         os.rename(name, aside, src_dir_fd=home.descriptor)
                         found.append(aside)
     return found

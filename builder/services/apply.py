@@ -8,18 +8,16 @@ change and not only of those its predecessor did not get to.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from builder import console
 from builder.errors import HostError, PibuildError
 from builder.host.files import sync
-from builder.services.check import Checked, check_files
 from builder.services.files import ConfigFile
 from builder.services.place import at, put, read, read_text, stage, staged, swap, wanted, with_block, write
 from builder.services.record import (
@@ -33,6 +31,9 @@ from builder.services.record import (
     write_journal,
     write_written,
 )
+
+if TYPE_CHECKING:
+    from builder.services.check import Checked
 
 BACKUPS = PurePosixPath("/var/backups/pibuild/services")
 KEPT = 10  # backups
@@ -74,6 +75,8 @@ class Change:
 
     def lines(self) -> list[str]:
         """Return a unified diff from what is live to what will be."""
+        import difflib  # noqa: PLC0415 - what has nothing to change does without
+
         before, after = (_shown(text) for text in (self.before, self.after))
         old, new = ("/dev/null" if text is None else str(self.path) for text in (self.before, self.after))
         return list(difflib.unified_diff(before, after, old, new, lineterm=""))
@@ -117,6 +120,8 @@ def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = 
     something is not installed or a checker refuses; when telling fails, the old files are put back and those told are
     told again. Raises VerdictError, HostError, InputError, OSError, and what `servers` raise.
     """
+    from builder.services.check import check_files  # noqa: PLC0415 - a comparison does without
+
     if servers is not None:
         servers.require()
     with locked(root):

@@ -166,6 +166,7 @@ def test_a_kill_unwinds_as_ctrl_c_does(tmp_path: Path) -> None:
 
 
 SLOW = {"pydantic", "requests", "rich", "yaml", "jinja2", "parted", "email", "importlib.metadata"}
+MODULES = {f"builder.cli.{module}" for module, _ in cli.COMMANDS.values()}
 STATIONS = {"builder.build.pipeline", "builder.verify.qemu", "builder.inventory.read", "builder.netboot.explode"}
 
 
@@ -181,7 +182,7 @@ def _imported(*arguments: str, env: dict[str, str] | None = None) -> set[str]:
     ("arguments", "more"),
     [
         (["--version"], {"click", "dataclasses", "builder.cli"}),
-        (["--help"], set()),
+        (["--help"], MODULES),
         (["completion", "bash"], {"builder.cli.node", "builder.cli.build"}),
         (["build", "--help"], {"builder.cli.node", "builder.cli.services"}),
         (["node", "list", "--help"], {"builder.cli.build", "builder.cli.services"}),
@@ -195,7 +196,19 @@ def test_it_starts_quickly_because_commands_import_their_own_stations(arguments:
 @pytest.mark.tools
 def test_completion_starts_quickly() -> None:
     words = {"_PIBUILD_COMPLETE": "bash_complete", "COMP_WORDS": "pibuild no", "COMP_CWORD": "1"}
-    assert not _imported(env=words) & (SLOW | STATIONS)
+    assert not _imported(env=words) & (SLOW | STATIONS | MODULES)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_list_of_commands_says_of_each_what_it_says_of_itself(name: str) -> None:
+    assert cli.COMMANDS[name][1] == cli.pibuild.commands[name].get_short_help_str(limit=120)
+
+
+def test_commands_and_options_are_completed() -> None:
+    context = click.Context(cli.pibuild)
+    found = [(item.value, item.help) for item in cli.pibuild.shell_complete(context, "in")]
+    assert found == [("init", "Make a place to work."), ("inspect", "Show what is in an image.")]
+    assert "--version" in [item.value for item in cli.pibuild.shell_complete(context, "--")]
 
 
 @pytest.mark.tools
@@ -205,6 +218,8 @@ def test_commands_that_only_read_a_known_inventory_start_quickly(tmp_path: Path)
         arguments = [*command, "--cluster", str(LAB)]
         run([sys.executable, "-m", "builder", *arguments], env=own)  # from here on it is known
         assert not _imported(*arguments, env=own) & {*SLOW - {"jinja2"}, *STATIONS}
+    compared = _imported("services", "diff", "--root", str(tmp_path), "--cluster", str(LAB), env=own)
+    assert not compared & {*SLOW - {"jinja2"}, *STATIONS, "subprocess", "ctypes", "builder.services.check"}
 
 
 @pytest.mark.tools
