@@ -1,7 +1,7 @@
-"""`python -m tests.side_by_side [OPTIONS]`: what boots machines and what does not, in two runs of pytest at once.
+"""`python -m tests.side_by_side [OPTIONS]`: what boots machines, what mostly waits, and the rest, in runs at once.
 
-Each run has network namespaces, a /run/pibuild and a directory for temporary files of its own, so that neither takes
-the other's traces for its own. What the machines' run printed follows when the other has ended.
+Each run of pytest has network namespaces, a /run/pibuild and a directory for temporary files of its own, so that none
+takes another's traces for its own. What the others printed follows when the first has ended.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ _ALONE = """
 for at in /run/netns /run/pibuild; do mkdir -p "$at"; mount -t tmpfs tmpfs "$at"; done
 exec "$@"
 """
+# by the name of its directory: what it is, and the marker expression that selects it; the first prints as it goes
+_RUNS = {
+    "others": ("what neither boots nor waits", "not boot and not waits"),
+    "machines": ("what boots machines", "boot and not apart"),
+    "waiting": ("what waits, and what boots machines of its own", "apart or (waits and not boot)"),
+}
 _COUNTED = re.compile(r"(\d+) (passed|failed|skipped|errors?)")
 
 
@@ -42,22 +48,25 @@ def _summary(text: str) -> str:
 
 
 def main(options: list[str]) -> int:
-    """Run both, print what they print, and return the worse exit code."""
+    """Run all, print what they print, and return the worst exit code."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pibuild-tests-", ignore_cleanup_errors=True) as directory:
         Path(directory).chmod(0o755)  # some tests give up root, and go on in it
-        log = Path(directory) / "machines.log"
+        logs = {name: Path(directory) / f"{name}.log" for name in list(_RUNS)[1:]}
         runs = [
-            _start("not boot", options, Path(directory) / "others", None),
-            _start("boot", options, Path(directory) / "machines", log),
+            _start(selected, options, Path(directory) / name, logs.get(name)) for name, (_, selected) in _RUNS.items()
         ]
         try:
             codes = [run.wait() for run in runs]
         finally:
             for run in runs:
                 run.terminate()
-        text = log.read_text(errors="replace")
-    print(f"\n== what boots machines\n{text}\n== side by side: {time.monotonic() - begun:.0f} s; {_summary(text)}")
+        texts = {_RUNS[name][0]: log.read_text(errors="replace") for name, log in logs.items()}
+    for title, text in texts.items():
+        print(f"\n== {title}\n{text}")
+    print(f"== side by side: {time.monotonic() - begun:.0f} s")
+    for title, text in texts.items():
+        print(f"{title}: {_summary(text)}")
     worst = [code for code in codes if code != _NOTHING_RUN]
     return max((abs(code) for code in worst), default=_NOTHING_RUN)
 

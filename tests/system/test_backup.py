@@ -28,7 +28,7 @@ from builder.run import CommandError, run, spawn
 from tests.system.fleet_backup import NODES, PROJECT, Fleet, answer, make_fleet, read_metrics, tree_size
 from tests.trixie import program, unpacked
 
-pytestmark = [pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.waits]
 BACKUP = "/usr/local/lib/pibuild/backup"
 NO_ANSWER, NO_INPUT, WRONG_PASSWORD, NO_REPOSITORY = 124, 66, 12, 10
 

@@ -22,7 +22,7 @@ Type=oneshot
 ExecStart=/bin/sh -c 'echo the reason why; exit 3'
 """
 
-pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network]
+pytestmark = [pytest.mark.boot, pytest.mark.root, pytest.mark.network, pytest.mark.apart]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from builder.host.fetch import Patience, UnreachableError
 from tests.signing import Signer, signer
 from tests.web import Web, serve
 
+pytestmark = pytest.mark.waits
+
 HASTY = Patience(connect=2, read=2, attempts=2, most=4, pause=0)
 DIGEST = hashlib.sha256(b"image").hexdigest()
 LIST = f"{'1' * 64} *other.img.xz\n{DIGEST} *image.img.xz\n"

@@ -22,7 +22,7 @@ import requests
 
 from builder.run import Completed, run, spawn
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.waits]
 PROJECT = Path(__file__).parents[2]
 AGENT = PROJECT / "overlays/bootstrap/usr/local/sbin/pibuild-bootstrap"
 PIBUILD = (sys.executable, "-m", "builder")

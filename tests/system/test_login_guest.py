@@ -22,7 +22,7 @@ from tests import images
 from tests.system.hostile_node import BOOT_LINKS, WRITTEN
 from tests.system.login_guest import HERE, KEPT, OUTSIDE, SERVED, LoginGuest, build_images, login_guest
 
-pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.boot]
+pytestmark = [pytest.mark.root, pytest.mark.network, pytest.mark.boot, pytest.mark.apart]
 
 NODE = "yellow3"
 SMALL = ("green1", "green2", "green3")  # two are hostile, the third is what they are to leave alone

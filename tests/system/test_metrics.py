@@ -25,7 +25,7 @@ from tests.metrics_path import COLLECTORS, Agent, Sink, Textfiles, VictoriaMetri
 from tests.trixie import program
 from tests.unit_files import OVERLAYS, environment, lines
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.waits]
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FASTER = 15  # 30 minutes without a store are two: beats every 2 s, samples every 1 and 4 s; the link's times are real

@@ -23,6 +23,8 @@ from tests import gguf
 from tests.fetcher import Fetcher
 from tests.web import Web, serve
 
+pytestmark = pytest.mark.waits
+
 SMALL = 256 << 10  # bytes of a tensor, and of the longest chunk
 COUNT = 8
 TENSOR = 4_400_000  # 48 of them: a file of 211 MB

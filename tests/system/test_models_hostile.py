@@ -16,6 +16,8 @@ from tests import gguf
 from tests.fetcher import Fetcher
 from tests.hostile_web import Answer, Hostile, moved, ok, raw, serve_hostile
 
+pytestmark = pytest.mark.waits
+
 SMALL = 64 << 10
 DIGITS = b"9" * 5000
 

@@ -18,7 +18,7 @@ from builder.run import Completed, run
 from builder.services.render import FLEET_UNIT, render
 from tests.clusters import LAB
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.waits]
 PROJECT = Path(__file__).parents[2]
 OVERLAYS = PROJECT / "overlays"
 VOLUME = PROJECT / "overlays/k3s/usr/local/sbin/pibuild-k3s-volume"

@@ -27,7 +27,7 @@ from builder.services.render import render
 from builder.services.tftp import BOOT_MOUNT, MOUNT, VIEW
 from tests.clusters import DYNAMIC, variant
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.waits]
 
 PROJECT = Path(__file__).parents[2]
 NODE = "yellow3"

@@ -25,7 +25,7 @@ from builder.services.render import NAT, render
 from tests.clusters import variant
 from tests.system.test_services import Network, network, tftp_command, write
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.waits]
 
 PROJECT = Path(__file__).parents[2]
 SSH = """  # a machine whose sshd says what the second word is, and closes

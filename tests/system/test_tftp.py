@@ -14,6 +14,8 @@ from builder.firmware.simulate import BootReport, Eeprom, simulate
 from builder.host import tftp_client as tftp
 from builder.run import find_tool, spawn
 
+pytestmark = pytest.mark.waits
+
 SERIAL = "c0a3cab4"
 PORT = 69
 
