@@ -12,6 +12,7 @@ import click
 import pytest
 
 from builder.cli.main import pibuild
+from builder.inventory.load import load_inventory
 from builder.recipe.load import load_recipe
 from tests.pictures import PICTURES
 
@@ -94,6 +95,15 @@ def test_every_recipe_loads(page: Path, tmp_path: Path) -> None:
             path = tmp_path / f"with-{name}.yaml"  # noqa: PLW2901 - a part has no base of its own
             path.write_text(f"name: with-{name}\nextends: [debian, ./{name}.yaml]\n")
         assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_whole_inventory_loads(page: Path, tmp_path: Path) -> None:
+    """Blocks with a cluster and its nodes; others show a part."""
+    for block in _blocks(page.read_text(), "yaml"):
+        if re.search(r"^cluster:", block, re.MULTILINE) and re.search(r"^nodes:", block, re.MULTILINE):
+            (tmp_path / "cluster.yaml").write_text(block)
+            assert load_inventory(tmp_path / "cluster.yaml").nodes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
