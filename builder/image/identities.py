@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -258,12 +258,17 @@ def remove(root: Path, made: Mapping[str, str]) -> tuple[Identity, ...]:
     return tuple(gone)
 
 
-def node_identities(root: Path, machine_id: str) -> dict[str, tuple[bytes, int]]:
-    """Return what a node gets of the rows whose program a root has: path to content and mode."""
+def node_rows(root: Path) -> tuple[Identity, ...]:
+    """Return the rows of which a node gets its own, as a root has their programs."""
+    return tuple(row for row in IDENTITIES if row.per_node is not None and resolve_in(root, row.program).is_file())
+
+
+def node_identities(rows: Iterable[Identity], machine_id: str) -> dict[str, tuple[bytes, int]]:
+    """Return what a node gets of rows: path to content and mode."""
     return {
         path: (content, row.mode)
-        for row in IDENTITIES
-        if row.per_node is not None and resolve_in(root, row.program).is_file()
+        for row in rows
+        if row.per_node is not None
         for path, content in row.per_node(machine_id).items()
     }
 

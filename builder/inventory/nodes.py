@@ -101,6 +101,10 @@ class Inventory:
             if everything or node.name in named or node.role == role or (group is not None and group in node.groups)
         )
 
+    def host_lines(self) -> tuple[tuple[str, str], ...]:
+        """Return each node's name and its line of hosts(5): address, name, aliases."""
+        return tuple((node.name, f"{node.address} {' '.join((node.name, *node.aliases))}\n") for node in self.nodes)
+
     @property
     def login(self) -> Node:
         """The node that serves the others."""

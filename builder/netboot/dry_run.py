@@ -21,22 +21,20 @@ from builder.netboot.explode import (
     Exploded,
     ExplodeOptions,
     Job,
+    Run,
     action_for,
     alone,
-    changed_files,
     conclude,
     find_images,
     kept_as,
     method_of,
     stay,
-    subject_of,
     warn_of_storage,
 )
 from builder.netboot.generation import Generation, ImageFile, is_btrfs, looked_at, read_generation
 from builder.netboot.layout import Netboot, nearest
-from builder.netboot.personalise import personalise
 from builder.netboot.record import Way
-from builder.netboot.root import find_way
+from builder.netboot.root import changed_files, find_way
 from builder.netboot.state import NodeState, make_state, read_state
 
 
@@ -85,10 +83,11 @@ def plan_explode(
         seen = {name: there[name] or _look(stack, image, scratch, options) for name, image in images.items()}
         states = {node.name: read_state(netboot, node) for node in nodes}
         new = _new_states(scratch, tuple(node for node in nodes if states[node.name] is None))
+        working = Run(inventory=inventory, netboot=netboot, options=options)
         planned = []
         for node in nodes:
             known, generation = states[node.name], seen[node.image]
-            personal = personalise(subject_of(inventory, node, netboot, generation, known or new[node.name], options))
+            personal = working.personal(node, generation, known or new[node.name])
             way = _way(netboot, generation, node, options, brought_in=there[node.image] is not None)
             action = action_for(netboot, node, personal.name)
             job = Job(node=node, generation=generation, personal=personal, way=way, action=action)

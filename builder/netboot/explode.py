@@ -22,7 +22,7 @@ from pathlib import Path
 from builder.console import note, warn
 from builder.errors import HostError, InputError, PibuildError, Problem, VerdictError
 from builder.firmware.boot_files import DirectoryTree
-from builder.host.confine import Held, held, is_directory, is_there
+from builder.host.confine import is_directory, is_there
 from builder.host.dirmode import let_in
 from builder.host.unwritable import is_full
 from builder.image.attach import Method as AttachMethod
@@ -33,9 +33,10 @@ from builder.netboot.board import ask_boards
 from builder.netboot.gc import forget_former
 from builder.netboot.generation import Generation, ImageFile, bring_in, find_image
 from builder.netboot.layout import PERSIST, Netboot
-from builder.netboot.personalise import NodeFile, Personal, Subject, left_out, personalise
+from builder.netboot.once import Once
+from builder.netboot.personalise import Personal, Subject, left_out, personalise
 from builder.netboot.record import Record, Way
-from builder.netboot.root import Method, find_way, make_boot, make_persistent, make_root
+from builder.netboot.root import Method, changed_files, find_way, make_boot, make_persistent, make_root
 from builder.netboot.state import NodeState, make_state
 
 _NAMED = 5  # nodes in a line
@@ -97,6 +98,32 @@ class Job:
         return self.way == "shared"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What one run works with. `once` has what was read for one node and is the same for others."""
+
+    inventory: Inventory
+    netboot: Netboot
+    options: ExplodeOptions
+    once: Once = field(default_factory=Once)
+
+    def personal(self, node: Node, generation: Generation, state: NodeState) -> Personal:
+        """Return what makes a root of a generation the node's own."""
+        return personalise(
+            Subject(
+                inventory=self.inventory,
+                node=node,
+                generation=generation,
+                netboot=self.netboot,
+                state=state,
+                shared=method_of(node, self.options) == "shared",
+                keys=self.options.keys,
+                salt=secrets.token_hex(8) if self.options.fresh else "",
+                once=self.once,
+            )
+        )
+
+
 def choose(inventory: Inventory, nodes: Sequence[Node]) -> tuple[Node, ...]:
     """Return those nodes that boot over the network. Raises InputError where none does."""
     chosen = tuple(node for node in nodes if node.boot == "network")
@@ -133,8 +160,9 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
         images = find_images(inventory, nodes, options)
         generations = {name: bring_in(netboot, image, attach=options.attach) for name, image in images.items()}
         states = make_state(netboot, tuple(nodes))
-        jobs = [_job(inventory, node, netboot, generations[node.image], states[node.name], options) for node in nodes]
-        seconds, failed = _make_all(inventory, netboot, [job for job in jobs if job.action == "make"], options.jobs)
+        working = Run(inventory=inventory, netboot=netboot, options=options)
+        jobs = [_job(working, node, generations[node.image], states[node.name]) for node in nodes]
+        seconds, failed = _make_all(working, [job for job in jobs if job.action == "make"])
         netboot.flush()
         booted = netboot.booted()
         stopped = ask_boards(
@@ -143,9 +171,11 @@ def explode(inventory: Inventory, nodes: Sequence[Node], dest: Path, options: Ex
             if job.node.name not in failed
         )
         failed |= stopped
+        _record_before(netboot, jobs, booted, failed)
         done = {
             job.node.name: _switched(inventory, netboot, job, booted, failed.get(job.node.name, "")) for job in jobs
         }
+        netboot.flush()
         done = {name: replace(row, seconds=round(seconds.get(name, 0.0), 3)) for name, row in done.items()}
         done |= {node.name: stay(netboot, node, booted) for node in staying}
     return conclude(inventory, jobs, done, stopped)
@@ -180,44 +210,16 @@ def find_images(inventory: Inventory, nodes: Sequence[Node], options: ExplodeOpt
     return {name: find_image(options.image, name, inventory.path.resolve().parent) for name in names}
 
 
-def subject_of(
-    inventory: Inventory,
-    node: Node,
-    netboot: Netboot,
-    generation: Generation,
-    state: NodeState,
-    options: ExplodeOptions,
-) -> Subject:
-    """Return whom a root is made for and of what."""
-    return Subject(
-        inventory=inventory,
-        node=node,
-        generation=generation,
-        netboot=netboot,
-        state=state,
-        shared=method_of(node, options) == "shared",
-        keys=options.keys,
-        salt=secrets.token_hex(8) if options.fresh else "",
-    )
-
-
 def method_of(node: Node, options: ExplodeOptions) -> Method:
     """Return how a node's root is to be made."""
     wanted: Mapping[str, Method] = {"copy": "copy", "reflink": "reflink", "shared": "shared"}
     return wanted.get(node.root, "auto") if options.method == "auto" else options.method
 
 
-def _job(
-    inventory: Inventory,
-    node: Node,
-    netboot: Netboot,
-    generation: Generation,
-    state: NodeState,
-    options: ExplodeOptions,
-) -> Job:
-    personal = personalise(subject_of(inventory, node, netboot, generation, state, options))
-    way = find_way(netboot.dest, generation, method_of(node, options))
-    action = action_for(netboot, node, personal.name)
+def _job(run: Run, node: Node, generation: Generation, state: NodeState) -> Job:
+    personal = run.personal(node, generation, state)
+    way = run.once(find_way, run.netboot.dest, generation, method_of(node, run.options))
+    action = action_for(run.netboot, node, personal.name)
     return Job(node=node, generation=generation, personal=personal, way=way, action=action)
 
 
@@ -228,14 +230,12 @@ def action_for(netboot: Netboot, node: Node, name: str) -> str:
     return "none" if netboot.current(node.serial) == name else "switch"
 
 
-def _make_all(
-    inventory: Inventory, netboot: Netboot, jobs: Sequence[Job], at_once: int
-) -> tuple[dict[str, float], dict[str, str]]:
+def _make_all(run: Run, jobs: Sequence[Job]) -> tuple[dict[str, float], dict[str, str]]:
     """Make roots side by side, flush, and give them their names; return the seconds, and by node what failed."""
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
-    with netboot.scratch() as scratch, ThreadPoolExecutor(max_workers=max(1, at_once)) as threads:
-        running = {threads.submit(_make, inventory, netboot, job, scratch): job for job in jobs}
+    with run.netboot.scratch() as scratch, ThreadPoolExecutor(max_workers=max(1, run.options.jobs)) as threads:
+        running = {threads.submit(_make, run, job, scratch): job for job in jobs}
         try:
             for number, future in enumerate(as_completed(running), start=1):
                 job = running[future]
@@ -245,12 +245,25 @@ def _make_all(
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-        netboot.flush()
+        run.netboot.flush()
+        _record_all(run.netboot, jobs, failed)
         for job in jobs:
             if job.node.name not in failed:
                 with alone(job.node, failed):
-                    _name(netboot, job, scratch)
+                    _name(run.netboot, job, scratch)
     return seconds, failed
+
+
+def _record_all(netboot: Netboot, jobs: Sequence[Job], failed: dict[str, str]) -> None:
+    """Put on record how roots were made, before they get their names."""
+    records = {}
+    for job in jobs:
+        if job.node.name not in failed:
+            with alone(job.node, failed):
+                node, name = job.node.name, job.personal.name
+                before = netboot.record(node, name) or Record(generation=job.generation.digest, way=job.way)
+                records[node, name] = replace(before, way=job.way, made=int(time.time()))
+    netboot.write_records(records)
 
 
 @contextlib.contextmanager
@@ -265,15 +278,15 @@ def alone(node: Node, failed: dict[str, str]) -> Iterator[None]:
         warn(f"{node.name}: {error}")
 
 
-def _make(inventory: Inventory, netboot: Netboot, job: Job, scratch: Path) -> float:
-    begun = time.monotonic()
+def _make(run: Run, job: Job, scratch: Path) -> float:
+    begun, netboot = time.monotonic(), run.netboot
     home = scratch / job.node.name
     home.mkdir()
-    make_root(job.generation, job.personal, job.way, home / "root")
+    make_root(job.generation, job.personal, job.way, home / "root", once=run.once)
     make_boot(job.generation, job.personal, job.way, home / "boot")
     (netboot.roots / job.node.name).mkdir(exist_ok=True)
     let_in(netboot.roots / job.node.name)
-    if not kept_as(inventory, netboot, job.node):
+    if not kept_as(run.inventory, netboot, job.node):
         make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
     return time.monotonic() - begun
 
@@ -290,8 +303,23 @@ def _take_over(inventory: Inventory, netboot: Netboot, job: Job) -> None:
     """Let what a renamed node keeps go with its new name, now that it boots under it."""
     former = kept_as(inventory, netboot, job.node)
     if former:
+        netboot.flush()  # what the board boots first
         netboot.root(former, PERSIST).rename(netboot.root(job.node.name, PERSIST))
         make_persistent(netboot, job.generation, job.node.name, job.personal.persist)
+
+
+def _record_before(
+    netboot: Netboot, jobs: Sequence[Job], booted: Mapping[str, tuple[str, str]], failed: dict[str, str]
+) -> None:
+    """Put on record what nodes boot before they are switched, for all of them together."""
+    records: dict[tuple[str, str], Record] = {}
+    for job in jobs:
+        if job.node.name not in failed:
+            with alone(job.node, failed):
+                node, name = job.node.name, job.personal.name
+                record = netboot.noted_before(node, job.node.serial, name, booted)
+                records |= {(node, name): record} if record else {}
+    netboot.write_records(records)
 
 
 def _name(netboot: Netboot, job: Job, scratch: Path) -> None:
@@ -304,8 +332,6 @@ def _name(netboot: Netboot, job: Job, scratch: Path) -> None:
         netboot.discard(root)
     boot.parent.mkdir(exist_ok=True)
     let_in(boot.parent)
-    before = netboot.record(node, name) or Record(generation=job.generation.digest, way=job.way)
-    netboot.write_record(node, name, replace(before, way=job.way, made=int(time.time())))
     (scratch / node / "boot").rename(boot)
     if not keeps:
         (scratch / node / "root").rename(root)
@@ -329,7 +355,7 @@ def _switched(
     with alone(job.node, failures):
         if not failed:
             row = replace(row, changed=changed_files(netboot, job.node, job.personal.files))
-            netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted)
+            netboot.switch(job.node.name, job.node.serial, job.personal.name, booted=booted, flush=False)
             _take_over(inventory, netboot, job)
             netboot.release(job.node.name)
             warn_of_storage(job.node, job.generation)
@@ -375,23 +401,6 @@ def _require_held(netboot: Netboot, row: Exploded) -> None:
     if not netboot.is_whole(row.node, row.after):
         hint = f"sudo pibuild explode --unhold --node {row.node}"
         raise HostError(f"{row.node} is held at {row.after}, which is gone", hint=hint)
-
-
-def changed_files(netboot: Netboot, node: Node, files: Sequence[NodeFile]) -> tuple[str, ...]:
-    """Return the paths of a node's own files that differ from those in the root it boots now."""
-    current = netboot.current(node.serial)
-    root = netboot.root(node.name, current)
-    if not current or not is_directory(root):
-        return ()
-    record = netboot.record(node.name, current)
-    with held(root) as inside, inside.directory("files" if record and record.way == "shared" else "") as own:
-        return tuple(file.path for file in files if not _is_there(own, file))
-
-
-def _is_there(root: Held, file: NodeFile) -> bool:
-    if file.link:
-        return root.link(file.path) == file.link
-    return root.read(file.path, limit=len(file.content)) == file.content
 
 
 def warn_of_storage(node: Node, generation: Generation) -> None:

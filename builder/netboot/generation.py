@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Generation:
     directory: Path
     sha256: str
     boot_mount: str
-    capabilities: Mapping[str, str]
+    capabilities: Mapping[str, str] = field(hash=False)
 
     @property
     def digest(self) -> str:

@@ -27,7 +27,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from builder.console import warn
 from builder.errors import HostError, InputError, Problem
 from builder.host.confine import held, is_directory, is_there
 from builder.host.dirmode import let_in
-from builder.host.files import sync, sync_file_system, write
+from builder.host.files import sync_file_system, write, write_all
 from builder.host.locks import take
 from builder.host.unwritable import unwritable
 from builder.netboot.record import Record, bring_over, is_root_name, read_record, record_text
@@ -129,8 +129,14 @@ class Netboot:
 
     def write_record(self, node: str, name: str, record: Record) -> None:
         """Write what is known about a root, whole or not at all."""
-        (self.records / node).mkdir(mode=0o700, exist_ok=True)
-        self.write(self.records / node / f"{name}.json", record_text(record))
+        self.write_records({(node, name): record})
+
+    def write_records(self, records: Mapping[tuple[str, str], Record]) -> None:
+        """Write what is known about roots, by node and name, each whole or not at all; the disk is waited for once."""
+        for node in {node for node, _ in records}:
+            (self.records / node).mkdir(mode=0o700, exist_ok=True)
+        texts = {self.records / node / f"{name}.json": record_text(known) for (node, name), known in records.items()}
+        self.write_all(texts)
 
     def names(self, node: str) -> list[str]:
         """Return the names of a node's roots."""
@@ -161,24 +167,31 @@ class Netboot:
         return there
 
     def switch(
-        self, node: str, serial: str, name: str, *, back: bool = False, booted: dict[str, tuple[str, str]] | None = None
+        self,
+        node: str,
+        serial: str,
+        name: str,
+        *,
+        back: bool = False,
+        booted: dict[str, tuple[str, str]] | None = None,
+        flush: bool = True,
     ) -> None:
         """Let a board boot a root from now on, and no other board boot as this node.
 
         Going `back`, what that root had replaced stays on record: once more goes back further, not forth again.
-        `booted` saves reading it again for each of many nodes; it is kept up to date.
+        `booted` saves reading it again for each of many nodes; it is kept up to date. Without `flush` the caller does.
         """
         booted = self.booted() if booted is None else booted
-        booting = booted.get(serial, (node, ""))
-        linked = self._target_of(node)  # behind where the board is, if a kill came between the two links
-        before = booting[1] if booting[0] == node and booting[1] else linked
+        booting, linked = booted.get(serial, (node, "")), self._target_of(node)
+        before = self._before(node, booting)
         left = {(node, linked), booting} - {(node, name), (node, "")}
         if before != name and not back:
             record = self.record(node, name)
             if record is None:
                 raise HostError(f"nothing is on record about {self.root(node, name)}", hint="pibuild explode --fresh")
-            former = record.former or self.former(node, serial)
-            self.write_record(node, name, replace(record, former=former, previous=before))
+            noted = replace(record, former=record.former or self.former(node, serial), previous=before)
+            if noted != record:  # many were noted together
+                self.write_record(node, name, noted)
         self.point(self.tftp / serial, f"boot/{node}/{name}")
         self.point(self.dest / "nfs" / node, f"../roots/{node}/{name}")
         booted[serial] = (node, name)
@@ -189,6 +202,26 @@ class Netboot:
             self.left(old, root)
             if old != node and old not in {booting for booting, _ in booted.values()}:
                 (self.dest / "nfs" / old).unlink(missing_ok=True)
+        if flush:
+            self.flush()
+
+    def noted_before(self, node: str, serial: str, name: str, booted: Mapping[str, tuple[str, str]]) -> Record | None:
+        """Return the record of a root that `switch` would write, with what its node boots before; None for none.
+
+        For writing those of many nodes together. A board that changes hands is left to `switch`, as each of those
+        decides what the next one finds.
+        """
+        booting = booted.get(serial, (node, ""))
+        changes_hands = booting[0] != node or any(boots == node and at != serial for at, (boots, _) in booted.items())
+        before = self._before(node, booting)
+        record = None if changes_hands or before == name else self.record(node, name)
+        if record is None:
+            return None
+        return replace(record, former=record.former or self.former(node, serial), previous=before)
+
+    def _before(self, node: str, booting: tuple[str, str]) -> str:
+        """Return what a node booted: the link by its name is behind the board's if a kill came between the two."""
+        return booting[1] if booting[0] == node and booting[1] else self._target_of(node)
 
     def _target_of(self, node: str) -> str:
         link = self.dest / "nfs" / node
@@ -275,11 +308,14 @@ class Netboot:
         new = self._new(link)
         new.symlink_to(target)
         new.replace(link)
-        sync(link.parent)
 
     def write(self, path: Path, content: bytes, mode: int = 0o644) -> None:
         """Write a file: complete under its name, or not at all. What a killed process leaves is swept."""
         write(path, content, mode, by_way_of=self._new(path))
+
+    def write_all(self, contents: Mapping[Path, bytes], mode: int = 0o644) -> None:
+        """Write files of one file system as `write` does, and wait once for the disk."""
+        write_all(contents, mode, by_way_of=self._new)
 
     def discard(self, path: Path) -> None:
         """Remove a file or a tree: its name is gone at once, so that nobody ever takes half of it for the whole.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
@@ -17,18 +17,20 @@ import yaml
 
 from builder.errors import InputError, Mark, Problem
 from builder.firmware.cmdline_txt import key_of, split
+from builder.host.confine import is_file
 from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
 from builder.host.overlay import Laid, walk
 from builder.host.templates import environment
-from builder.image.identities import node_identities
+from builder.image.identities import node_identities, node_rows
 from builder.inventory.nodes import Inventory, Node
 from builder.kubernetes.k3s import ADDED, CONFIG, DATA, VOLUMES, is_file_volume, unknown_keys
 from builder.monitoring.forwarder import template_values
-from builder.netboot.diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
+from builder.netboot.diskless import Kept, cmdline_for_nfs, cmdline_left_out, fstab_without_disks
 from builder.netboot.generation import Generation
 from builder.netboot.layout import PERSIST, Netboot
 from builder.netboot.model_window import node_models
+from builder.netboot.once import Once
 from builder.netboot.state import NodeState
 
 # options that the initramfs's mount understands: usr/kinit/nfsmount/main.c of klibc
@@ -66,7 +68,10 @@ class NodeFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Whom a root is made for and of what. `shared`: the root itself is the generation's, read-only."""
+    """Whom a root is made for and of what. `shared`: the root itself is the generation's, read-only.
+
+    `once` has what was read for other nodes of the same run.
+    """
 
     inventory: Inventory
     node: Node
@@ -76,6 +81,7 @@ class Subject:
     shared: bool
     keys: tuple[str, ...] = ()
     salt: str = ""
+    once: Once = field(default_factory=Once)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +128,10 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
     state, timezone = subject.state, subject.inventory.cluster.timezone
     for file in state.files:
         yield NodeFile(path=file.path, content=file.content, mode=file.mode, secret=file.mode == 0o600)  # noqa: PLR2004
-    for path, (content, mode) in node_identities(subject.generation.root, state.machine_id).items():
+    rows = subject.once(node_rows, subject.generation.root)
+    for path, (content, mode) in node_identities(rows, state.machine_id).items():
         yield NodeFile(path=f"/{path}", content=content, mode=mode)
-    if not (subject.generation.root / "usr/share/zoneinfo" / timezone).is_file():
+    if not subject.once(is_file, subject.generation.root / "usr/share/zoneinfo" / timezone):
         problem = f"the image knows no time zone '{timezone}'"
         raise InputError(Problem(message=problem, hint="cluster.timezone: a name of timedatectl list-timezones"))
     yield NodeFile(path="/etc/localtime", link=f"/usr/share/zoneinfo/{timezone}")
@@ -136,14 +143,14 @@ def _own_files(subject: Subject) -> Iterator[NodeFile]:
 
 
 def _authorized_keys(subject: Subject) -> NodeFile:
-    node, users = subject.node, subject.generation.users()
+    node, users = subject.node, subject.once(subject.generation.users)
     user = users.get(node.user)
     if user is None:
         known = ", ".join(sorted(users))
         message = f"node {node.name}: the image has no user '{node.user}' to give the login node's key to"
         raise InputError(Problem(message=message, mark=node.mark, hint=f"user: one of {known}; or another image"))
     path = f"{user.home.rstrip('/')}/.ssh/authorized_keys"
-    there = [line for line in subject.generation.read(path).splitlines() if line.strip()]
+    there = [line for line in subject.once(subject.generation.read, path).splitlines() if line.strip()]
     lines = dict.fromkeys([*there, subject.state.login_key, *subject.keys])
     content = "".join(f"{line}\n" for line in lines).encode()
     return NodeFile(path=path, content=content, mode=0o600, uid=user.uid, gid=user.gid)
@@ -152,13 +159,17 @@ def _authorized_keys(subject: Subject) -> NodeFile:
 def _fstab(subject: Subject, name: str) -> NodeFile:
     node, server = subject.node, subject.inventory.login.address
     boot_mount = subject.generation.boot_mount
-    lines = list(fstab_without_disks(subject.generation.read("/etc/fstab"), boot_mount).lines)
+    lines = list(subject.once(_image_fstab, subject.generation).lines)
     if not subject.shared:
         boot = subject.netboot.boot(node.name, name)
         lines.append(f"{server}:{boot} {boot_mount} nfs {_MOUNT_LATER} 0 0")
         persist = subject.netboot.root(node.name, PERSIST)
         lines += [f"{server}:{persist}{path} {path} nfs {_MOUNT_LATER} 0 0" for path in kept(node)]
     return NodeFile(path="/etc/fstab", content="".join(f"{line}\n" for line in lines).encode())
+
+
+def _image_fstab(generation: Generation) -> Kept:
+    return fstab_without_disks(generation.read("/etc/fstab"), generation.boot_mount)
 
 
 def _cmdline(subject: Subject, name: str) -> str:
@@ -168,7 +179,7 @@ def _cmdline(subject: Subject, name: str) -> str:
     words = ["root=/dev/nfs", f"nfsroot={server}:{root},{mount}", "ro" if subject.shared else "rw", "ip=dhcp"]
     if subject.shared:
         words.append(f"pibuild.node={server}:{netboot.roots / node.name}/{name}")
-    text = cmdline_for_nfs(_image_cmdline(subject.generation), [*words, *node.cmdline])
+    text = cmdline_for_nfs(subject.once(_image_cmdline, subject.generation), [*words, *node.cmdline])
     problems = [Problem(message=f"node {node.name}: {told}", mark=node.mark) for told in lint_cmdline(text)]
     if problems:
         raise InputError(*problems)
@@ -182,8 +193,7 @@ def _image_cmdline(generation: Generation) -> str:
 
 def left_out(generation: Generation) -> tuple[str, ...]:
     """Return in words what nodes do not take over of an image, as they have no disk."""
-    fstab = fstab_without_disks(generation.read("/etc/fstab"), generation.boot_mount)
-    return (*fstab.left_out, *cmdline_left_out(_image_cmdline(generation)))
+    return (*_image_fstab(generation).left_out, *cmdline_left_out(_image_cmdline(generation)))
 
 
 def lint_cmdline(text: str) -> list[str]:
@@ -217,7 +227,7 @@ def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
     node = subject.node
     settings: dict[str, object] = {}
     for path in (CONFIG, ADDED):
-        read = yaml.safe_load(files[path].content) if path in files else {}
+        read = subject.once(yaml.safe_load, files[path].content) if path in files else {}
         problems = unknown_keys(read, node.role) if isinstance(read, dict) else []
         if problems:
             hint = "k3s: {config: …} in the inventory, or the template of that file"
@@ -253,12 +263,33 @@ def rendered(subject: Subject) -> list[NodeFile]:
     found: dict[str, NodeFile] = {}
     known = variables(subject)
     for tree in template_trees(subject.inventory, subject.node):
-        for laid in walk(tree):
-            if laid.kind == "directory":
-                continue
-            file = _render(known, laid)
+        for laid in subject.once(_laid, tree):
+            file = _render(known, subject.once(_source, laid))
             found[file.path] = file
     return list(found.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A file of a tree of templates: as it is for every node, or with the text of its template."""
+
+    file: NodeFile
+    at: Path
+    template: str | None = None
+
+
+def _laid(tree: Path) -> tuple[Laid, ...]:
+    return tuple(laid for laid in walk(tree) if laid.kind != "directory")
+
+
+def _source(laid: Laid) -> _Source:
+    if laid.link is not None:
+        return _Source(file=NodeFile(path=laid.path, link=laid.link), at=laid.source)
+    mode = 0o755 if laid.source.stat().st_mode & 0o100 else 0o644
+    if laid.source.suffix != ".j2":
+        return _Source(file=NodeFile(path=laid.path, content=laid.source.read_bytes(), mode=mode), at=laid.source)
+    file = NodeFile(path=laid.path.removesuffix(".j2"), mode=mode)
+    return _Source(file=file, at=laid.source, template=laid.source.read_text())
 
 
 @functools.cache
@@ -267,23 +298,19 @@ def _compiled(text: str) -> jinja2.Template:
     return environment().from_string(text)
 
 
-def _render(known: Mapping[str, object], laid: Laid) -> NodeFile:
-    source, path = laid.source, laid.path
-    if laid.link is not None:
-        return NodeFile(path=path, link=laid.link)
-    mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
-    if source.suffix != ".j2":
-        return NodeFile(path=path, content=source.read_bytes(), mode=mode)
+def _render(known: Mapping[str, object], source: _Source) -> NodeFile:
+    if source.template is None:
+        return source.file
     try:
-        text = _compiled(source.read_text()).render(known)
+        text = _compiled(source.template).render(known)
     except jinja2.TemplateSyntaxError as error:
-        mark = Mark(file=source, line=error.lineno, column=1)
+        mark = Mark(file=source.at, line=error.lineno, column=1)
         raise InputError(Problem(message=f"template: {error.message}", mark=mark)) from error
     except jinja2.UndefinedError as error:
-        mark = Mark(file=source, line=1, column=1)
+        mark = Mark(file=source.at, line=1, column=1)
         hint = f"there are {', '.join(sorted(known))}"
         raise InputError(Problem(message=f"template: {error.message}", mark=mark, hint=hint)) from error
-    return NodeFile(path=path.removesuffix(".j2"), content=text.encode(), mode=mode)
+    return replace(source.file, content=text.encode())
 
 
 def variables(subject: Subject) -> dict[str, object]:
@@ -293,6 +320,7 @@ def variables(subject: Subject) -> dict[str, object]:
     return {
         "node": subject.node,
         "nodes": inventory.nodes,
+        "hosts": "".join(line for name, line in subject.once(inventory.host_lines) if name != subject.node.name),
         "cluster": inventory.cluster,
         "login": inventory.login,
         "backup": inventory.backup,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
+import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
 from builder.errors import HostError, InputError, Problem
 from builder.host.confine import Held, Owner, held, is_directory, resolve_in
+from builder.inventory.nodes import Node
 from builder.netboot.generation import Generation, is_btrfs
 from builder.netboot.layout import PERSIST, Netboot, nearest
+from builder.netboot.once import Once
 from builder.netboot.personalise import NodeFile, Personal
 from builder.netboot.record import Way
 from builder.run import run
@@ -65,12 +70,13 @@ def _shares_blocks(directory: Path) -> bool:
     return True
 
 
-def make_root(generation: Generation, personal: Personal, way: Way, at: Path) -> None:
+def make_root(generation: Generation, personal: Personal, way: Way, at: Path, *, once: Once) -> None:
     """Make a node's root at `at`, which must not exist; for `shared` only what lies over the generation's."""
     if way == "shared":
         at.mkdir()
         (at / "files").mkdir(mode=0o755)
-        apply_files(at / "files", personal.files, of=generation.root)
+        with held(at / "files") as inside:
+            put_files(inside, personal.files, of=Over(root=generation.root, once=once))
         (at / "persist").write_text("".join(f"{path}\n" for path in personal.persist))
         return
     if way == "snapshot":
@@ -78,7 +84,8 @@ def make_root(generation: Generation, personal: Personal, way: Way, at: Path) ->
     else:
         reflink = "--reflink=always" if way == "reflink" else "--reflink=never"
         run(["cp", "-a", reflink, generation.root, at], what="making a root")
-    apply_files(at, personal.files)
+    with held(at) as inside:
+        put_files(inside, personal.files)
 
 
 def make_boot(generation: Generation, personal: Personal, way: Way, at: Path) -> None:
@@ -86,12 +93,28 @@ def make_boot(generation: Generation, personal: Personal, way: Way, at: Path) ->
 
     With a shared root nothing on the node can write there, and the files are the generation's own (hard links).
     """
-    how = "--link" if way == "shared" else "--reflink=auto"
-    run(["cp", "-a", how, generation.boot, at], what="making a boot directory")
+    if way == "shared":
+        _link_tree(generation.boot, at)
+    else:
+        run(["cp", "-a", "--reflink=auto", generation.boot, at], what="making a boot directory")
     cmdline = at / "cmdline.txt"
     cmdline.unlink(missing_ok=True)  # never through a hard link
     cmdline.write_text(personal.cmdline)
     cmdline.chmod(0o644)
+
+
+def _link_tree(source: Path, at: Path) -> None:
+    """Make a tree of hard links to another's files, which nobody changes, its directories as they are there."""
+    at.mkdir(mode=0o700)
+    with os.scandir(source) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _link_tree(source / entry.name, at / entry.name)
+            else:
+                os.link(entry.path, at / entry.name, follow_symlinks=False)
+    facts = source.stat()
+    os.chown(at, facts.st_uid, facts.st_gid)
+    shutil.copystat(source, at)
 
 
 def make_persistent(netboot: Netboot, generation: Generation, node: str, paths: Sequence[str]) -> None:
@@ -131,35 +154,72 @@ def _make_kept(netboot: Netboot, generation: Generation, kept: Held, path: str) 
             os.rename(scratch / "made", inside.name, dst_dir_fd=parent.descriptor)
 
 
-def apply_files(root: Path, files: Sequence[NodeFile], *, of: Path | None = None) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """The tree that a root lies over, which nobody changes: its links are followed, directories made as they are there.
+
+    `once` knows what it said of paths before.
+    """
+
+    root: Path
+    once: Once
+
+    def place(self, path: str) -> PurePath:
+        """Return where in the tree a path leads."""
+        return self.once(_place, self.root, path)
+
+    def owner(self, path: PurePosixPath) -> Owner | None:
+        """Return how a directory is there, None where there is none."""
+        return self.once(_owner, self.root, path)
+
+
+def _place(root: Path, path: str) -> PurePath:
+    return resolve_in(root, path, follow=False).relative_to(root)
+
+
+def _owner(root: Path, path: PurePosixPath) -> Owner | None:
+    if not (root / path).is_dir():
+        return None
+    facts = (root / path).stat()
+    return Owner(mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid)
+
+
+def put_files(root: Held, files: Sequence[NodeFile], *, of: Over | None = None) -> None:
     """Write a node's files into a root. New directories are root's, those of a home its owner's.
 
-    The root may be one that a node writes in: whatever it does, nothing outside is changed. `of` is the tree that the
-    root lies over: directories are made as they are there, and its links are followed. Raises OSError where a file
+    The root may be one that a node writes in: whatever it does, nothing outside is changed. Raises OSError where a file
     cannot be put.
     """
-    with held(root) as inside:
-        put_files(inside, files, of=of)
+    places = [(of.place(file.path) if of else PurePosixPath(file.path), file) for file in files]
+    for parent, group in itertools.groupby(places, key=lambda each: each[0].parent):
+        within = list(group)
+        with root.directory(str(parent), make=_new_directory(within[0][1], of)) as directory:
+            for at, file in within:
+                directory.put(at.name, file.link or file.content, Owner(mode=file.mode, uid=file.uid, gid=file.gid))
 
 
-def put_files(root: Held, files: Sequence[NodeFile], *, of: Path | None = None) -> None:
-    """Write a node's files into a root that is held."""
-    for file in files:
-        # of a tree that nobody changes: its links are not the root's
-        at = resolve_in(of, file.path, follow=False).relative_to(of) if of else PurePosixPath(file.path)
-        with root.directory(str(at.parent), make=_new_directory(file, of)) as parent:
-            content = file.link or file.content
-            parent.put(at.name, content, Owner(mode=file.mode, uid=file.uid, gid=file.gid))
-
-
-def _new_directory(file: NodeFile, of: Path | None) -> Callable[[PurePosixPath], Owner]:
+def _new_directory(file: NodeFile, of: Over | None) -> Callable[[PurePosixPath], Owner]:
     """Return how a directory is made that a file lies in."""
 
     def owner(path: PurePosixPath) -> Owner:
-        model = of / path if of else None
-        if model is not None and model.is_dir():
-            facts = model.stat()
-            return Owner(mode=facts.st_mode & 0o7777, uid=facts.st_uid, gid=facts.st_gid)
-        return Owner(mode=0o700, uid=file.uid, gid=file.gid) if file.uid else Owner(mode=0o755)
+        model = of.owner(path) if of else None
+        return model or (Owner(mode=0o700, uid=file.uid, gid=file.gid) if file.uid else Owner(mode=0o755))
 
     return owner
+
+
+def changed_files(netboot: Netboot, node: Node, files: Sequence[NodeFile]) -> tuple[str, ...]:
+    """Return the paths of a node's own files that differ from those in the root it boots now."""
+    current = netboot.current(node.serial)
+    root = netboot.root(node.name, current)
+    if not current or not is_directory(root):
+        return ()
+    record = netboot.record(node.name, current)
+    with held(root) as inside, inside.directory("files" if record and record.way == "shared" else "") as own:
+        return tuple(file.path for file in files if not _is_there(own, file))
+
+
+def _is_there(root: Held, file: NodeFile) -> bool:
+    if file.link:
+        return root.link(file.path) == file.link
+    return root.read(file.path, limit=len(file.content)) == file.content

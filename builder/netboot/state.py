@@ -8,21 +8,29 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import HostError
+from builder.host.files import sync_file_system
 from builder.inventory.nodes import Node
 from builder.monitoring.forwarder import CONFIG, TOKEN
 from builder.netboot.layout import Netboot
-from builder.run import find_tool, run
+from builder.run import Argv, find_tool, run
 
 _MACHINES = uuid.UUID("6f1f3a52-5ac1-4d0c-9d2e-0d3c7f5b8a41")  # of pibuild's own making
 BACKUP_PASSWORD, BACKUP_KEYS = "/etc/restic/password", "/etc/restic/keys"
 BACKUP_CA = "/etc/pibuild/backup-ca.pem"
 _CLUSTER = ".cluster"  # no node is called that
+# what is random: bytes of it
+_SECRETS = {
+    "k3s-node-password": 16,
+    "restic-password": 32,
+    "fleet-token": 32,
+    "restic-http-password": 32,
+    TOKEN: 32,
+}
 _HOST_KEYS = ("ecdsa", "ed25519")  # every client since 2014 knows one; an RSA key would take a second of every node
 
 
@@ -99,37 +107,33 @@ def make_state(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, NodeState
     """Make what is missing of the nodes' state, and return it by node. The directory's lock must be held."""
     cluster = netboot.state / _CLUSTER
     cluster.mkdir(mode=0o700, exist_ok=True)
-    _once(netboot, cluster / "k3s-token", secrets.token_hex(32))
-    if not (cluster / "id_ed25519.pub").is_file():
-        _make_login_key(netboot, cluster)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        made = threads.map(lambda node: _make(netboot, node), nodes)
-        return {node.name: state for node, state in zip(nodes, made, strict=True)}
+    homes = {node.name: netboot.state / node.name for node in nodes}
+    for home in homes.values():
+        home.mkdir(mode=0o700, exist_ok=True)
+    secret = {home / name: secrets.token_hex(size) for home in homes.values() for name, size in _SECRETS.items()}
+    told = {homes[node.name] / "machine-id": machine_id(node.serial) for node in nodes}
+    _make_missing(netboot, {cluster / "k3s-token": secrets.token_hex(32), **told, **secret})
+    wanted = [Key(path=cluster / "id_ed25519", kind="ed25519", comment="login node")]
+    wanted += [
+        Key(path=home / f"ssh_host_{kind}_key", kind=kind, comment=f"root@{name}")
+        for name, home in homes.items()
+        for kind in _HOST_KEYS
+    ]
+    make_keys(netboot, wanted)
+    found = {node.name: read_state(netboot, node) for node in nodes}
+    broken = next((name for name, state in found.items() if state is None), "")
+    if broken:
+        hint = "is something else at work there?"
+        raise HostError(f"the state of {broken} is not whole: {homes[broken]}", hint=hint)
+    return {name: state for name, state in found.items() if state is not None}
 
 
 def write_tokens(netboot: Netboot, nodes: tuple[Node, ...]) -> dict[str, str]:
     """Return the tokens that nodes' metrics are written with, by node, made where missing. The lock must be held."""
     for node in nodes:
         (netboot.state / node.name).mkdir(mode=0o700, exist_ok=True)
-        _once(netboot, netboot.state / node.name / TOKEN, secrets.token_hex(32))
+    _make_missing(netboot, {netboot.state / node.name / TOKEN: secrets.token_hex(32) for node in nodes})
     return {node.name: (netboot.state / node.name / TOKEN).read_text().strip() for node in nodes}
-
-
-def _make(netboot: Netboot, node: Node) -> NodeState:
-    home = netboot.state / node.name
-    home.mkdir(mode=0o700, exist_ok=True)
-    _once(netboot, home / "machine-id", machine_id(node.serial))
-    _once(netboot, home / "k3s-node-password", secrets.token_hex(16))
-    _once(netboot, home / "restic-password", secrets.token_hex(32))
-    _once(netboot, home / "fleet-token", secrets.token_hex(32))
-    _once(netboot, home / "restic-http-password", secrets.token_hex(32))
-    _once(netboot, home / TOKEN, secrets.token_hex(32))
-    if not all((home / f"ssh_host_{kind}_key.pub").is_file() for kind in _HOST_KEYS):
-        _make_host_keys(netboot, home, node.name)
-    state = read_state(netboot, node)
-    if state is None:
-        raise HostError(f"the state of {node.name} is not whole: {home}", hint="is something else at work there?")
-    return state
 
 
 def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
@@ -147,26 +151,37 @@ def _files(home: Path, cluster: Path) -> Mapping[str, tuple[Path, int]]:
     }
 
 
-def _once(netboot: Netboot, path: Path, content: str) -> None:
-    if not path.exists():
-        netboot.write(path, f"{content}\n".encode(), 0o600)
+def _make_missing(netboot: Netboot, texts: Mapping[Path, str]) -> None:
+    netboot.write_all({path: f"{text}\n".encode() for path, text in texts.items() if not path.exists()}, 0o600)
 
 
-def _make_login_key(netboot: Netboot, cluster: Path) -> None:
-    keygen = find_tool("ssh-keygen", package="openssh-client")
-    with netboot.scratch(cluster) as scratch:
-        run([keygen, "-q", "-t", "ed25519", "-N", "", "-C", "login node", "-f", scratch / "key"])
-        (scratch / "key").replace(cluster / "id_ed25519")
-        (scratch / "key.pub").replace(cluster / "id_ed25519.pub")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An ssh key to make: where its private half goes, the public one beside it with `.pub`."""
+
+    path: Path
+    kind: str
+    comment: str
+
+    @property
+    def public(self) -> Path:
+        """Where the public half lies; it comes last and says that there is a key."""
+        return self.path.with_name(f"{self.path.name}.pub")
 
 
-def _make_host_keys(netboot: Netboot, home: Path, name: str) -> None:
-    """Make the host keys that are missing; the public half comes last and says that there is one."""
-    keygen = find_tool("ssh-keygen", package="openssh-client")
-    with netboot.scratch(home) as scratch:
-        for kind in _HOST_KEYS:
-            key = f"ssh_host_{kind}_key"
-            if not (home / f"{key}.pub").is_file():
-                run([keygen, "-q", "-t", kind, "-N", "", "-C", f"root@{name}", "-f", scratch / key])
-                (scratch / key).replace(home / key)
-                (scratch / f"{key}.pub").replace(home / f"{key}.pub")
+def make_keys(netboot: Netboot, keys: Sequence[Key]) -> None:
+    """Make those of the keys that are missing, side by side: ssh-keygen makes one and ends, xargs starts the next."""
+    missing = [key for key in keys if not key.public.is_file()]
+    if not missing:
+        return
+    keygen: Argv = (find_tool("ssh-keygen", package="openssh-client"), "-q", "-N", "")
+    xargs: Argv = (find_tool("xargs", package="findutils"), "--null", "--max-procs", str(os.cpu_count() or 1))
+    with netboot.scratch(netboot.state) as scratch:
+        made = {str(number): key for number, key in enumerate(missing)}
+        words = [["-t", key.kind, "-C", key.comment, "-f", str(scratch / name)] for name, key in made.items()]
+        listed = "".join(f"{word}\0" for each in words for word in each)
+        run([*xargs, "--max-args", str(len(words[0])), *keygen], input=listed.encode(), what="making ssh keys")
+        sync_file_system(scratch)
+        for name, key in made.items():
+            (scratch / name).replace(key.path)
+            (scratch / f"{name}.pub").replace(key.public)

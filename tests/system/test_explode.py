@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import pkgutil
 import random
 import shutil
 import signal
@@ -191,6 +192,40 @@ def test_seventeen_nodes_have_roots_and_identities_of_their_own(lab: Lab) -> Non
     assert (keys.stat().st_uid, keys.stat().st_mode & 0o777, keys.parent.stat().st_mode & 0o777) == (1000, 0o600, 0o700)
     assert lab.netboot.state.stat().st_mode & 0o777 == 0o700
     assert not list(lab.netboot.tmp.iterdir())
+
+
+def test_many_nodes_wait_for_the_disk_and_start_programs_as_often_as_two(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a thousand nodes take: nothing of it may be once a node. And the disk has what a board is switched to."""
+    happened: list[str] = []
+
+    def note(place: str, what: str) -> None:
+        original = pkgutil.resolve_name(place)
+
+        def noted(*args: object, **options: object) -> object:
+            happened.append(what)
+            return original(*args, **options)
+
+        monkeypatch.setattr(place, noted)
+
+    image = lab.image("a")
+    lab.explode(image, "mlops-master", method="shared")  # what the cluster has is made
+    note("os.fsync", "disk")
+    note("builder.syscalls.sync_file_system", "disk")
+    note("builder.run.subprocess.run", "program")
+    note("builder.netboot.layout.Netboot.point", "switch")
+    counts = []
+    for names, made in ((("green1", "green2"), 2), ((), NODES - 3)):
+        happened.clear()
+        done = lab.explode(image, *names, method="shared")
+        assert [row.action for row in done].count("make") == made
+        counts.append({what: happened.count(what) for what in ("disk", "program")})
+        first, last = happened.index("switch"), len(happened) - happened[::-1].index("switch")
+        assert "disk" in happened[:first]
+        assert "disk" not in happened[first:last]
+        assert "disk" in happened[last:]
+    assert counts[0] == counts[1]
 
 
 def test_exploding_again_changes_nothing(lab: Lab) -> None:

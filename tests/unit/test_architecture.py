@@ -249,7 +249,7 @@ def test_make_installs_the_package_of_every_tool_that_is_looked_for() -> None:
         if keyword.arg == "package" and isinstance(keyword.value, ast.Constant)
         for package in str(keyword.value.value).split()
     }
-    essential = {"apt", "coreutils", "mount", "tar", "bash", "dpkg", "passwd"}
+    essential = {"apt", "coreutils", "findutils", "mount", "tar", "bash", "dpkg", "passwd"}
     assert not {package: where for package, where in named.items() if package not in installed | essential}
 
 

@@ -34,7 +34,7 @@ def test_the_package_names_every_package_that_a_hint_names() -> None:
         for words in re.findall(r'find_tool\([^)]*package="([^"]+)"', path.read_text())
         for package in words.split()
     }
-    essential = {"apt", "dpkg", "util-linux", "bash", "coreutils", "tar"}
+    essential = {"apt", "dpkg", "util-linux", "bash", "coreutils", "findutils", "tar"}
     assert named - essential <= relations("Depends") | relations("Recommends") | relations("Suggests")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.image.identities import IDENTITIES, SCRIPT, UNIT, found, node_identities, remove, script
+from builder.image.identities import IDENTITIES, SCRIPT, UNIT, found, node_identities, node_rows, remove, script
 from builder.image.identity_signs import sign_of
 from builder.run import run
 
@@ -98,11 +98,11 @@ def test_links_lead_nowhere_out(tmp_path: Path) -> None:
 
 
 def test_each_node_gets_its_own_and_keeps_it(tmp_path: Path) -> None:
-    assert node_identities(tmp_path, "a" * 32) == {}
+    assert node_identities(node_rows(tmp_path), "a" * 32) == {}
     _write(tmp_path, **{"usr/sbin/iscsi-iname": b"", "usr/sbin/nvme": b"", "usr/sbin/zgenhostid": b""})
-    one, other = (node_identities(tmp_path, sign * 32) for sign in "ab")
+    one, other = (node_identities(node_rows(tmp_path), sign * 32) for sign in "ab")
     assert set(one) == set(other) == {INITIATOR, "etc/nvme/hostnqn", "etc/nvme/hostid", "etc/hostid"}
-    assert one == node_identities(tmp_path, "a" * 32)
+    assert one == node_identities(node_rows(tmp_path), "a" * 32)
     assert all(one[path] != other[path] for path in one)
     assert len(one["etc/hostid"][0]) == 4
     assert one[INITIATOR][0].startswith(b"InitiatorName=iqn.1993-08.org.debian:01:")

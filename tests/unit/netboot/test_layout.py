@@ -38,3 +38,21 @@ def test_a_new_board_goes_back_to_what_the_node_booted(netboot: Netboot) -> None
     record = netboot.record("yellow3", B)
     assert record is not None
     assert (record.previous, netboot.booted()) == (A, {"7adb8fa7": ("yellow3", B)})
+
+
+def test_what_many_nodes_booted_is_noted_as_each_switch_would(netboot: Netboot) -> None:
+    noted = netboot.noted_before("yellow3", "dc5e13c7", B, netboot.booted())
+    assert noted is not None
+    assert noted.previous == A
+    netboot.write_records({("yellow3", B): noted})
+    written = (netboot.records / "yellow3" / f"{B}.json").stat()
+    netboot.switch("yellow3", "dc5e13c7", B)
+    assert netboot.record("yellow3", B) == noted
+    assert (netboot.records / "yellow3" / f"{B}.json").stat().st_ino == written.st_ino  # not written again
+
+
+@pytest.mark.parametrize(("node", "serial"), [("yellow3", "7adb8fa7"), ("green1", "dc5e13c7")])
+def test_a_board_that_changes_hands_is_left_to_its_switch(netboot: Netboot, node: str, serial: str) -> None:
+    netboot.write_record(node, B, Record(generation=B[:12], way="copy"))
+    assert netboot.noted_before(node, serial, B, netboot.booted()) is None
+    assert netboot.noted_before("yellow3", "dc5e13c7", A, netboot.booted()) is None  # it boots that already

@@ -19,6 +19,7 @@ from builder.inventory.settled import changed
 from builder.netboot.diskless import cmdline_for_nfs, cmdline_left_out, fstab_without_disks
 from builder.netboot.generation import Generation
 from builder.netboot.layout import Netboot
+from builder.netboot.once import Once
 from builder.netboot.personalise import (
     NodeFile,
     Subject,
@@ -59,7 +60,7 @@ def subject(tmp_path: Path) -> Subject:
 
 
 def files_of(subject: Subject) -> Mapping[str, NodeFile]:
-    return {file.path: file for file in personalise(subject).files}
+    return {file.path: file for file in personalise(replace(subject, once=Once())).files}
 
 
 def text_of(subject: Subject, path: str) -> str:
@@ -164,7 +165,7 @@ def test_containers_overlayfs_on_nfs_is_refused(subject: Subject, config: str) -
     assert "fuse-overlayfs" in caught.value.problems[0].hint
     fstab = subject.generation.root / "etc/fstab"
     fstab.write_text("/dev/nbd0 /var/lib/rancher ext4 defaults 0 0\n")
-    assert personalise(subject).name
+    assert personalise(replace(subject, once=Once())).name
 
 
 def test_a_worker_joins_its_master(subject: Subject) -> None:
