@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
+from typing import get_args
 
 from builder.errors import InputError, Problem
+from builder.inventory.choices import Kind, servers
 from builder.inventory.names import hostname, mac_of, serial_of
 from builder.inventory.pi_info import NewNode
 
@@ -78,6 +80,15 @@ def subnet_of(nodes: Sequence[NewNode]) -> IPv4Network:
     raise InputError(Problem(message=f"{ends} are too far apart for one subnet", hint="correct the addresses"))
 
 
+def _servers() -> str:
+    """Return the lines that say which servers serve, with what else there is."""
+    lines = []
+    for kind in get_args(Kind):
+        default, *others = servers(kind)
+        lines.append(f"  {f'{kind}: {{server: {default}}}':<27}# or {', '.join(others)}")
+    return "\n".join(lines)
+
+
 def cluster_text(name: str, image: str, nodes: Sequence[NewNode], *, example: bool) -> str:
     """Return the text of cluster.yaml. One of the nodes has the role login."""
     login = next(node for node in nodes if node.fields["role"] == "login")
@@ -99,9 +110,7 @@ cluster:
     login: {{node: {login.name}}}   # {{node: {login.name}, interface: eth0, uplink: wlan0}}
 {more}  # where the login node keeps what nodes boot
   netboot: /srv/netboot
-  dhcp: {{server: isc-dhcp}}   # or dnsmasq, kea
-  tftp: {{server: tftpd-hpa}}  # or dnsmasq
-  nfs: {{server: kernel}}      # or ganesha
+{_servers()}
 
 # a node's own entry, its groups and its role come before these
 defaults:

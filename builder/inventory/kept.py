@@ -23,6 +23,7 @@ from typing import Any
 from builder import __version__
 from builder.errors import InputError, Mark
 from builder.host.named_file import read_named
+from builder.inventory import choices
 from builder.inventory.names import AddressRange
 from builder.inventory.nodes import Inventory, Node
 from builder.inventory.settled import Settled
@@ -57,7 +58,7 @@ def find(path: Path, text: str) -> Inventory | None:
 def keep(path: Path, text: str, inventory: Inventory) -> None:
     """Keep an inventory, as far as there is a place for it; the next command does without where there is none."""
     modules = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("builder"))
-    code = {file: _stamp(file) for file in modules if file}
+    code = {file: _stamp(file) for file in (*modules, *map(str, choices.FOLDERS.values())) if file}
     kept = {"of": _question(path, text), "code": code, "inventory": _told(inventory)}
     content = json.dumps(kept, default=_plain, separators=(",", ":")).encode()
     with contextlib.suppress(OSError), _directory(make=True) as directory:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from builder.firmware.boards import NAMES
+from builder.inventory.choices import DEFAULTS, servers
 
 Role = Literal["login", "backup", "master", "worker"]
+if TYPE_CHECKING:  # Literal takes a tuple, which a type checker cannot know
+    DhcpServer: TypeAlias = str
+    TftpServer: TypeAlias = str
+    NfsServer: TypeAlias = str
+else:
+    DhcpServer = Literal[servers("dhcp")]
+    TftpServer = Literal[servers("tftp")]
+    NfsServer = Literal[servers("nfs")]
 ROLES: tuple[str, ...] = ("login", "backup", "master", "worker")
 
 
@@ -116,9 +125,7 @@ class Pools(Written):
 class Dhcp(Written):
     """The DHCP server."""
 
-    server: Literal["isc-dhcp", "dnsmasq", "kea"] = Field(
-        default="isc-dhcp", description="which of Debian's gives the addresses"
-    )
+    server: DhcpServer = Field(default=DEFAULTS["dhcp"], description="which of Debian's gives the addresses")
     lease: str = Field(
         default="infinite", pattern=r"infinite|[1-9][0-9]{0,5}[smhd]", description="of the reservations: 12h"
     )
@@ -127,16 +134,14 @@ class Dhcp(Written):
 class Tftp(Written):
     """The TFTP server."""
 
-    server: Literal["tftpd-hpa", "dnsmasq"] = Field(
-        default="tftpd-hpa", description="which of Debian's sends boot files"
-    )
+    server: TftpServer = Field(default=DEFAULTS["tftp"], description="which of Debian's sends boot files")
 
 
 class Nfs(Written):
     """The NFS server."""
 
-    server: Literal["kernel", "ganesha"] = Field(
-        default="kernel", description="the kernel's own, or nfs-ganesha where the kernel has none"
+    server: NfsServer = Field(
+        default=DEFAULTS["nfs"], description="the kernel's own, or nfs-ganesha where the kernel has none"
     )
 
 

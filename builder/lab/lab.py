@@ -42,9 +42,11 @@ from builder.netboot.layout import Netboot
 from builder.netboot.state import login_key_file
 from builder.run import Argv, Completed, find_tool, require_root
 from builder.services.apply import apply
+from builder.services.exports import exports
 from builder.services.files import serving
-from builder.services.nfs import exports
 from builder.services.render import render
+from builder.services.server import Foreground
+from builder.services.servers import of_kind
 from builder.verify.qemu import QEMU, processors
 from builder.verify.verdict import SerialConsole, Shell
 
@@ -245,7 +247,8 @@ class Lab:
         return lab_servers.addresses_given(log, self.inventory.node(node).mac)
 
     def _dhcp_logs(self) -> list[str]:
-        return [name for name in ("dhcpd", "dnsmasq", "kea") if (self.logs / f"{name}.log").exists()]
+        names = [row.name for row in of_kind("dhcp").values()]
+        return [name for name in names if (self.logs / f"{name}.log").exists()]
 
     # --------------------------------------------------------------------------------------------------------- nodes
 
@@ -364,7 +367,7 @@ def check_host() -> None:
         raise HostError("/dev/net/tun is missing: machines cannot be connected", hint="sudo modprobe tun")
 
 
-def _start(running: Lab, wanted: tuple[lab_servers.Server, ...]) -> None:
+def _start(running: Lab, wanted: tuple[Foreground, ...]) -> None:
     """Start servers one after the other: nfs-ganesha ends at once when rpcbind does not answer yet."""
     for server in wanted:
         log = running.logs / f"{server.name}.log"

@@ -19,8 +19,8 @@ from typing import IO, Any, Protocol
 from builder import syscalls
 from builder.errors import HostError
 from builder.run import Argv, Completed, find_tool, run, spawn
+from builder.services.servers import every
 
-_PRIVATE = ("/run", "/var/lib/dhcp", "/var/lib/kea", "/var/lib/misc", "/var/lib/nfs")  # what servers write
 # Says its process id as the caller sees it: /proc is still the caller's. SIGCHLD is ignored, also by what is executed:
 # the kernel reaps what ends, since the first process is everybody's parent.
 _HOLD = """
@@ -130,7 +130,8 @@ def namespace(*, etc: Path, bridge: str, address: IPv4Interface) -> Iterator[Nam
     """
     argv: list[str | Path] = [find_tool("unshare", package="util-linux")]
     argv += ["--net", "--mount", "--pid", "--ipc", "--fork", "--kill-child=KILL"]
-    argv += ["sh", "-ec", _HOLD, "holder", etc, bridge, str(address), *_PRIVATE]
+    written = dict.fromkeys(place for row in every() for place in row.writes)
+    argv += ["sh", "-ec", _HOLD, "holder", etc, bridge, str(address), "/run", *written]
     find_tool("ip", package="iproute2")
     reading, writing = os.pipe()
     with contextlib.ExitStack() as stack:

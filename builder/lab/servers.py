@@ -6,10 +6,11 @@ nfs-ganesha in place of the kernel's NFS server, whose threads would outlive the
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
@@ -18,30 +19,11 @@ from builder.errors import HostError
 from builder.inventory.nodes import Inventory
 from builder.inventory.settled import changed
 from builder.run import find_tool
-from builder.services.dhcp import DHCPD_DEFAULTS, DNSMASQ, KEA, TFTPD
-from builder.services.files import Serving, netboot
-from builder.services.nfs import GANESHA
-from builder.services.render import NAT
-from builder.services.tftp import view_script
+from builder.services.files import Serving
+from builder.services.server import Foreground, Port
+from builder.services.servers import chosen, of_kind, programs, wanted
 
-Port = tuple[str, int]
-_MOUNTD = 20048
 _START = 30.0  # seconds that a server has until it serves
-_GIVEN = (  # what dhcpd, dnsmasq and Kea log when they give an address to a MAC address
-    r"DHCPACK on (?P<address>[\d.]+) to {mac}",
-    r"DHCPACK\(\S+\) (?P<address>[\d.]+) {mac}",
-    r"DHCP4_LEASE_ALLOC(?:ATED)? .*{mac}.*lease (?P<address>[\d.]+) has been allocated",
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
-    """A server: how it is started in the foreground, and what it then serves. One without ports ends at once."""
-
-    name: str
-    argv: tuple[str, ...]
-    ports: frozenset[Port]
-    env: tuple[tuple[str, str], ...] = ()
 
 
 def for_lab(inventory: Inventory, dest: Path, *, dhcp: str | None = None, tftp: str | None = None) -> Inventory:
@@ -56,22 +38,16 @@ def for_lab(inventory: Inventory, dest: Path, *, dhcp: str | None = None, tftp: 
     return replace(inventory, cluster=changed(cluster, **changes))
 
 
-def servers(here: Serving) -> tuple[Server, ...]:
+def servers(here: Serving) -> tuple[Foreground, ...]:
     """Return what runs on a login node, in the order of starting. Raises HostError that names all not installed."""
-    cluster = here.inventory.cluster
-    wanted: dict[Callable[[Serving], Server], bool] = {
-        _dhcpd: cluster.dhcp.server == "isc-dhcp",
-        _kea: cluster.dhcp.server == "kea",
-        _dnsmasq: here.runs_dnsmasq,
-        _tftpd: cluster.tftp.server == "tftpd-hpa",
-        _rpcbind: True,
-        _ganesha: True,
-        _nat: here.entry.uplink is not None,
-    }
+    rows, nfs = programs(wanted(here)), chosen(here, "nfs")
+    makers = [(_rpcbind, row.foreground) if row is nfs else (row.foreground,) for row in rows]
     found, missing = [], []
-    for make in (make for make, runs in wanted.items() if runs):
+    for make in filter(None, itertools.chain(*makers)):
         try:
-            found.append(make(here))
+            server = make(here)
+            find_tool(server.program, package=server.package)
+            found.append(server)
         except HostError as error:
             missing.append(error)
     if missing:
@@ -81,56 +57,9 @@ def servers(here: Serving) -> tuple[Server, ...]:
     return tuple(found)
 
 
-def _dhcpd(_: Serving) -> Server:
-    tool = find_tool("dhcpd", package="isc-dhcp-server")
-    leases = "/var/lib/dhcp/dhcpd.leases"
-    script = f". {DHCPD_DEFAULTS}; : >{leases}; exec {tool} -4 -f -d --no-pid -lf {leases} $INTERFACESv4"
-    return Server(name="dhcpd", argv=("sh", "-ec", script), ports=frozenset({("udp", 67)}))
-
-
-def _kea(_: Serving) -> Server:
-    tool = find_tool("kea-dhcp4", package="kea-dhcp4-server")
-    script = f"mkdir -p /run/kea; exec {tool} -c {KEA}"
-    locking = (("KEA_LOCKFILE_DIR", "none"),)
-    return Server(name="kea", argv=("sh", "-ec", script), ports=frozenset({("udp", 67)}), env=locking)
-
-
-def _dnsmasq(here: Serving) -> Server:
-    tool = find_tool("dnsmasq", package="dnsmasq-base")
-    cluster = here.inventory.cluster
-    asked: dict[Port, bool] = {
-        ("udp", 53): here.answers_dns,
-        ("udp", 67): cluster.dhcp.server == "dnsmasq",
-        ("udp", 69): cluster.tftp.server == "dnsmasq",
-    }
-    options = f"--keep-in-foreground --conf-file={DNSMASQ} --log-facility=- --pid-file="
-    sees = f"{view_script(netboot(here.inventory).tftp)}; " if cluster.tftp.server == "dnsmasq" else ""
-    argv = ("sh", "-ec", f"{sees}exec {tool} {options}")
-    return Server(name="dnsmasq", argv=argv, ports=frozenset(port for port, wanted in asked.items() if wanted))
-
-
-def _tftpd(_: Serving) -> Server:
-    tool = find_tool("in.tftpd", package="tftpd-hpa")
-    options = "--user $TFTP_USERNAME --address $TFTP_ADDRESS $TFTP_OPTIONS $TFTP_DIRECTORY"
-    script = f". {TFTPD}; exec {tool} --foreground {options}"
-    return Server(name="tftpd", argv=("sh", "-ec", script), ports=frozenset({("udp", 69)}))
-
-
-def _rpcbind(_: Serving) -> Server:
-    tool = find_tool("rpcbind", package="rpcbind")
-    return Server(name="rpcbind", argv=(str(tool), "-f"), ports=frozenset({("tcp", 111), ("udp", 111)}))
-
-
-def _ganesha(_: Serving) -> Server:
-    tool = find_tool("ganesha.nfsd", package="nfs-ganesha nfs-ganesha-vfs")
-    script = f"mkdir -p /var/lib/nfs/ganesha; exec {tool} -F -L STDOUT -f {GANESHA} -p /run/ganesha.pid"
-    ports: frozenset[Port] = frozenset({("tcp", 2049), ("tcp", _MOUNTD)})
-    return Server(name="ganesha", argv=("sh", "-ec", script), ports=ports)
-
-
-def _nat(_: Serving) -> Server:
-    tool = find_tool("nft", package="nftables")
-    return Server(name="nat", argv=(str(tool), "-f", str(NAT)), ports=frozenset())
+def _rpcbind(_: Serving) -> Foreground:
+    ports = frozenset({("tcp", 111), ("udp", 111)})
+    return Foreground(name="rpcbind", program="rpcbind", package="rpcbind", argv=("rpcbind", "-f"), ports=ports)
 
 
 class Started(Protocol):
@@ -147,7 +76,7 @@ class Listening(Protocol):
         """Return the ports that are served in it."""
 
 
-def wait_until_serving(namespace: Listening, server: Server, process: Started, log: Path) -> None:
+def wait_until_serving(namespace: Listening, server: Foreground, process: Started, log: Path) -> None:
     """Wait until a server serves. Raises HostError with its log's end when it ended or does not."""
     until = time.monotonic() + _START
     while process.poll() is None and not (server.ports and server.ports <= set(namespace.listening())):
@@ -166,7 +95,8 @@ def _said(log: Path) -> str:
 
 def addresses_given(log: str, mac: str) -> list[IPv4Address]:
     """Return the addresses that a DHCP server's log says a MAC address got, in order."""
-    pattern = "|".join(_GIVEN).replace("{mac}", re.escape(mac))
-    names = (f"(?P<address{number}>" for number in range(len(_GIVEN)))
+    given = [row.given for row in of_kind("dhcp").values()]
+    pattern = "|".join(given).replace("{mac}", re.escape(mac))
+    names = (f"(?P<address{number}>" for number in range(len(given)))
     numbered = re.sub(r"\(\?P<address>", lambda _: next(names), pattern)
     return [IPv4Address(next(filter(None, found.groups()))) for found in re.finditer(numbered, log, re.IGNORECASE)]

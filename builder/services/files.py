@@ -1,6 +1,6 @@
 """What the servers' files are made of: who serves, what directories, and the templates.
 
-Templates are in `builder/templates/services`; everything here is pure.
+Templates are in `builder/services/templates`; everything here is pure.
 """
 
 from __future__ import annotations
@@ -58,12 +58,6 @@ class Serving:
     def answers_dns(self) -> bool:
         """Whether nodes are told to ask this machine for names."""
         return self.node.address in self.inventory.dns
-
-    @property
-    def runs_dnsmasq(self) -> bool:
-        """Whether dnsmasq has anything to do here: DHCP, TFTP or DNS."""
-        cluster = self.inventory.cluster
-        return "dnsmasq" in {cluster.dhcp.server, cluster.tftp.server} or self.answers_dns
 
 
 def serving(inventory: Inventory, role: ServerRole) -> Serving:

@@ -10,10 +10,10 @@ from builder.errors import HostError
 from builder.host.nfs_client import LookupRefusedError, NfsServer, connected
 from builder.inventory.nodes import Node
 from builder.run import find_tool, run
+from builder.services.exports import Export, exports
 from builder.services.files import netboot
 from builder.services.looked import PATIENCE, Asked, restart
-from builder.services.nfs import Export, exports
-from builder.services.units import GANESHA_UNIT, NFS
+from builder.services.servers import chosen
 from builder.verify.finding import Finding
 
 _CHECK = "sudo pibuild services check"
@@ -21,7 +21,8 @@ _CHECK = "sudo pibuild services check"
 
 def nfs(asked: Asked) -> Iterator[Finding]:
     """Ask the NFS server, and for every node's root."""
-    unit = NFS if asked.serving.inventory.cluster.nfs.server == "kernel" else GANESHA_UNIT
+    server = chosen(asked.serving, "nfs")
+    unit = server.unit
     rpcinfo = find_tool("rpcinfo", package="rpcbind")
     if (said := _silent(rpcinfo, "-T", "tcp", asked.address, "portmapper")) is not None:
         told = f"the portmapper does not answer ({said}): no node finds the NFS server"
@@ -32,7 +33,7 @@ def nfs(asked: Asked) -> Iterator[Finding]:
             told = f"{program} version 3 does not answer: {said}"
             yield Finding(check="nfs", result="broken", seen=told, hint=restart(asked, unit))
             return
-    if unit == NFS:  # ganesha tells a client of its own exports alone
+    if server.lists_exports:
         showmount = find_tool("showmount", package="nfs-common")
         listed = run([showmount, "-e", "--no-headers", asked.address], check=False, timeout=15).stdout
         lacking = not_exported(listed, exports(asked.serving))

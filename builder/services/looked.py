@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.services.files import Serving
-from builder.services.units import Unit
+from builder.services.server import Unit
 
 PATIENCE = 3.0  # seconds for an answer
 NAMED = 5  # nodes in a line

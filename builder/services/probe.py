@@ -23,14 +23,14 @@ from builder.host.tftp_client import NOT_FOUND, Server, TftpError, get
 from builder.inventory.nodes import Node
 from builder.run import find_tool, run
 from builder.services.apply import compare
-from builder.services.dhcp import PXE_MENU
 from builder.services.files import Serving, netboot, shortcoming
 from builder.services.live_disk import sharing
 from builder.services.live_nfs import nfs
 from builder.services.looked import NAMED, PATIENCE, Asked, named, restart
+from builder.services.offer import PXE_MENU
 from builder.services.record import is_interrupted
 from builder.services.render import render
-from builder.services.units import DNSMASQ_UNIT, ISC, KEA_UNIT, TFTPD_UNIT
+from builder.services.servers import chosen
 from builder.verify.finding import Finding
 
 _OFFERS = 5.0  # seconds: a server tries for three whether an address of a pool is free before it offers it
@@ -206,7 +206,7 @@ def _dhcp(asked: Asked) -> Iterator[Finding]:
         told = "asking needs root" if nodes else "no node boots over the network"
         yield Finding(check="dhcp", result="unknown", seen=told, hint="sudo" if nodes else "")
         return
-    unit = {"isc-dhcp": ISC, "dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}[inventory.cluster.dhcp.server]
+    unit = chosen(asked.serving, "dhcp").unit
     interface, macs = asked.serving.entry.interface, [node.mac for node in nodes]
     first = discover_all(interface, macs[:1], seconds=_OFFERS, patient=True)  # so that others are heard, too
     offers = first | discover_all(interface, macs[1:], seconds=_OFFERS)
@@ -244,7 +244,7 @@ def _misled(asked: Asked, node: Node, offers: Sequence[Offer]) -> str:
 
 
 def _tftp(asked: Asked) -> Iterator[Finding]:
-    unit = {"dnsmasq": DNSMASQ_UNIT, "tftpd-hpa": TFTPD_UNIT}[asked.serving.inventory.cluster.tftp.server]
+    unit = chosen(asked.serving, "tftp").unit
     server = Server(host=asked.address, timeout=PATIENCE / 3)
     missing: list[str] = []
     for node in asked.serving.netbooting:

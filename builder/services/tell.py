@@ -8,11 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from builder.errors import VerdictError
 from builder.run import run
+from builder.services.exports import exports
 from builder.services.files import Serving, netboot
 from builder.services.leases import contradicting, replace
-from builder.services.nfs import exports
 from builder.services.packages import require_installed
-from builder.services.units import ALL, DNSMASQ_UNIT, KEA_UNIT, Command, States, Unit, commands, retiring, wanted_units
+from builder.services.server import Command, Unit
+from builder.services.servers import chosen
+from builder.services.units import States, all_units, commands, retiring, wanted_units
 
 _TIMEOUT = 120  # seconds; the kernel's NFS server stops slowly
 _AGAIN = {"reload", "restart", "daemon-reload", "kill", "exportfs", "sysctl"}  # what reads the old files just as well
@@ -32,29 +34,29 @@ class Servers:
 
     def retire(self, changed: Collection[PurePosixPath]) -> None:
         """Stop the servers that are not wanted any more; their units may go with the files. Raises CommandError."""
-        self.before = _states(ALL)
+        self.before = _states(all_units())
         for command in retiring(self.here, changed, self.before):
             self._tell(command)
 
     def update(self, changed: Collection[PurePosixPath]) -> None:
         """Let the servers know of new files. Raises CommandError or VerdictError when one does not take them."""
-        states = _states(ALL)
+        states = _states(all_units())
         (netboot(self.here.inventory).tftp / "boot").mkdir(parents=True, exist_ok=True)
         for export in exports(self.here):
             export.path.mkdir(parents=True, exist_ok=True)  # exportfs refuses the whole list over a missing one
         self._take_leases(states)
         for command in commands(self.here, changed, states):
             self._tell(command)
-        running = _states(ALL).active
+        running = _states(all_units()).active
         dead = [unit.name for unit in wanted_units(self.here) if unit.name not in running]
         if dead:
             raise VerdictError(f"not running with the new files: {', '.join(dead)}", hint=_journal(dead[0]))
 
     def _take_leases(self, states: States) -> None:
         """Take leases that contradict the inventory from a server that runs: it would give nobody else the address."""
-        unit = {"dnsmasq": DNSMASQ_UNIT, "kea": KEA_UNIT}.get(self.here.inventory.cluster.dhcp.server)
+        unit = chosen(self.here, "dhcp").unit
         books = contradicting(self.here.inventory)
-        if unit is None or unit.name not in states.active or not books:
+        if unit.name not in states.active or not books:
             return
         self._tell(("systemctl", "stop", unit.name))
         for path, text in books.items():

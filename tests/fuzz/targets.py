@@ -56,8 +56,9 @@ from builder.packages.apt import parse_deb
 from builder.recipe.load import load_recipe
 from builder.recipe.schema import parse_size
 from builder.recipe.steps.archives import ArchiveError, members
-from builder.services.leases import Wanted, dnsmasq_kept, kea_kept
+from builder.services.dhcp import dnsmasq, kea
 from builder.services.place import with_block
+from builder.services.server import Fits
 from builder.verify import verdict
 from builder.verify.inspect import inspect
 from tests import gguf
@@ -236,7 +237,7 @@ Size: 1234
 SHA256: 5a5a
 Filename: pool/main/n/nano/nano_8.4-1_arm64.deb
 """
-_LEASES = Wanted(
+_LEASES = Fits(
     reserved={"dc:a6:32:01:02:03": IPv4Address("192.168.2.20")},
     pool=AddressRange(first=IPv4Address("192.168.2.100"), last=IPv4Address("192.168.2.109")),
 )
@@ -410,12 +411,12 @@ NETWORK = (
     Target(
         name="leases-dnsmasq",
         seeds=_are(b"0 dc:a6:32:01:02:03 192.168.2.20 yellow3 *\nduid 00:01\n"),
-        feed=_of_text(lambda text: dnsmasq_kept(text, _LEASES)),
+        feed=_of_text(lambda text: dnsmasq.kept(text, _LEASES)),
     ),
     Target(
         name="leases-kea",
         seeds=_are(b"address,hwaddr,client_id\n192.168.2.20,dc:a6:32:01:02:03,\n"),
-        feed=_of_text(lambda text: kea_kept(text, _LEASES)),
+        feed=_of_text(lambda text: kea.kept(text, _LEASES)),
     ),
     Target(name="tftp", seeds=_are(b"tsize\x0012\0blksize\x001468\0"), feed=_tftp_answer, refuses=(tftp.TftpError,)),
     Target(

@@ -15,7 +15,8 @@ from builder.netboot.layout import Netboot
 from builder.netboot.personalise import Subject, rendered
 from builder.netboot.state import NodeState
 from builder.run import Completed, run
-from builder.services.render import FLEET_UNIT, render
+from builder.services.fleet import FLEET_UNIT
+from builder.services.render import render
 from tests.clusters import LAB
 
 pytestmark = [pytest.mark.root, pytest.mark.waits]

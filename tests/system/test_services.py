@@ -20,11 +20,16 @@ from builder.inventory.load import load_inventory
 from builder.inventory.nodes import Inventory
 from builder.run import run, spawn
 from builder.services.apply import apply
-from builder.services.dhcp import DHCPD, DNSMASQ, KEA, RESERVATIONS, TFTPD, pxe_option
+from builder.services.dhcp import dnsmasq, kea
+from builder.services.dhcp.isc_dhcp import DHCPD
+from builder.services.dhcp.kea import KEA
+from builder.services.dnsmasq import DNSMASQ, RESERVATIONS
 from builder.services.files import ServerRole
-from builder.services.leases import dnsmasq_kept, kea_kept, wanted
+from builder.services.leases import fits
+from builder.services.offer import pxe_option
 from builder.services.render import render
-from builder.services.tftp import BOOT_MOUNT, MOUNT, VIEW
+from builder.services.tftp.tftpd_hpa import TFTPD
+from builder.services.tftp_view import BOOT_MOUNT, MOUNT, VIEW
 from tests.clusters import DYNAMIC, variant
 
 pytestmark = [pytest.mark.root, pytest.mark.waits]
@@ -230,7 +235,7 @@ def test_a_replaced_board_gets_the_address_once_the_old_lease_is_gone(server: st
                     run(["ip", "-n", made.client, "address", "add", "192.168.2.250/24", "dev", "eth0"])
                     offered.append("192.168.2.30" in run(asked, cwd=PROJECT).stdout)
         text = (scratch / book).read_text()
-        kept = (dnsmasq_kept if server == "dnsmasq" else kea_kept)(text, wanted(inventory))
+        kept = (dnsmasq if server == "dnsmasq" else kea).kept(text, fits(inventory))
         if len(offered) == 1:
             assert old in text
             assert old not in kept

@@ -18,10 +18,11 @@ from builder.inventory.load import load_inventory
 from builder.inventory.nodes import Inventory
 from builder.run import run, spawn
 from builder.services.apply import apply
-from builder.services.dhcp import DHCPD
-from builder.services.nfs import GANESHA
+from builder.services.dhcp.isc_dhcp import DHCPD
+from builder.services.nat import NAT
+from builder.services.nfs.ganesha import GANESHA
 from builder.services.record import note_role
-from builder.services.render import NAT, render
+from builder.services.render import render
 from tests.clusters import variant
 from tests.system.test_services import Network, network, tftp_command, write
 

@@ -65,7 +65,7 @@ ALLOWED_ADDRESSES = re.compile(
 ADDRESS = re.compile(r"https?://[A-Za-z0-9][^\s\"'`<>)]*.?")
 
 
-_PACKAGES = {"builder", *(f"builder.{folder}" for folder in FOLDERS if folder), "builder.recipe.steps"}
+_PACKAGES = {".".join(path.parent.relative_to(PROJECT).parts) for path in PACKAGE.rglob("__init__.py")}
 
 
 def _name(path: Path) -> str:

@@ -21,10 +21,12 @@ from builder.lab.netboot_test import Netbooted
 from builder.lab.servers import addresses_given, for_lab
 from builder.lab.verdict import NodeExpected, judged, unique
 from builder.netboot.layout import Netboot
-from builder.services.dhcp import DHCPD, DNSMASQ, TFTPD
+from builder.services.dhcp.isc_dhcp import DHCPD
+from builder.services.dnsmasq import DNSMASQ
 from builder.services.files import serving
-from builder.services.nfs import GANESHA
+from builder.services.nfs.ganesha import GANESHA
 from builder.services.render import render
+from builder.services.tftp.tftpd_hpa import TFTPD
 from builder.verify.finding import Finding, holds
 from builder.verify.verdict import Verdict
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from builder.errors import HostError
 from builder.host.dhcp_client import read_offer
 from builder.inventory.load import load_inventory
+from builder.services.dhcp import dnsmasq, kea
+from builder.services.exports import exports
 from builder.services.files import serving
-from builder.services.leases import contradicting, dnsmasq_kept, kea_kept, replace, wanted
+from builder.services.leases import contradicting, fits, replace
 from builder.services.live_nfs import not_exported
-from builder.services.nfs import exports
 from builder.services.probe import at_the_switch
 from tests.clusters import DYNAMIC, LAB, variant
 
@@ -59,19 +60,19 @@ def test_an_export_counts_when_its_client_is_listed() -> None:
 
 
 def test_leases_that_contradict_the_inventory_go_and_no_others(tmp_path: Path) -> None:
-    fits = wanted(load_inventory(variant(tmp_path, dhcp="dnsmasq", changes=[DYNAMIC])))
+    wanted = fits(load_inventory(variant(tmp_path, dhcp="dnsmasq", changes=[DYNAMIC])))
     stays = f"0 {YELLOW3} 192.168.2.30 yellow3 *\n1766400000 aa:00:00:00:00:01 192.168.2.105 guest 01:aa\n"
     stays += "duid 00:01:00:01\n1766400000 12345 fd00::5 host 00:01\n"
     goes = "0 aa:00:00:00:00:02 192.168.2.31 old *\n0 aa:00:00:00:00:03 192.168.2.99 * *\n"
     moved = f"0 {YELLOW3.upper()} 192.168.2.31 yellow3 *\n"
-    assert dnsmasq_kept(stays + goes + moved, fits) == stays
+    assert dnsmasq.kept(stays + goes + moved, wanted) == stays
     heading = "address,hwaddr,client_id,valid_lifetime\n"
     rows = f"192.168.2.30,{YELLOW3},,4294967295\n"
     assert (
-        kea_kept(f"{heading}{rows}192.168.2.31,{YELLOW3},,1\n192.168.2.30,aa:00:00:00:00:02,,1\n", fits)
+        kea.kept(f"{heading}{rows}192.168.2.31,{YELLOW3},,1\n192.168.2.30,aa:00:00:00:00:02,,1\n", wanted)
         == heading + rows
     )
-    assert kea_kept("", fits) == ""
+    assert kea.kept("", wanted) == ""
 
 
 @pytest.mark.parametrize(("server", "name"), [("dnsmasq", "misc/dnsmasq.leases"), ("kea", "kea/kea-leases4.csv.2")])

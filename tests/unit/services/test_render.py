@@ -14,38 +14,25 @@ import pytest
 from builder.errors import HostError, InputError
 from builder.inventory.load import load_inventory
 from builder.inventory.nodes import Inventory
-from builder.services.dhcp import (
-    DHCPD,
-    DNSMASQ,
-    INFINITE,
-    KEA,
-    RESERVATIONS,
-    TFTPD,
-    dnsmasq_checked,
-    dynamic_pool,
-    lease_seconds,
-    pxe_option,
-)
+from builder.services import dnsmasq, fleet, nat
+from builder.services.dhcp.isc_dhcp import DHCPD
+from builder.services.dhcp.kea import KEA
+from builder.services.dnsmasq import DNSMASQ, RESERVATIONS, checked
+from builder.services.exports import exports
 from builder.services.files import ServerRole, serving
-from builder.services.nfs import EXPORTS, GANESHA, exports
-from builder.services.packages import PACKAGES, PROGRAMS, TOOLS, UPLINK_TOOLS, missing, packages, require_installed
-from builder.services.render import FLEET_UNIT, HOSTS, NAT, SYSCTL, render
+from builder.services.fleet import FLEET_UNIT
+from builder.services.names import HOSTS
+from builder.services.nat import NAT, SYSCTL
+from builder.services.nfs.ganesha import GANESHA
+from builder.services.nfs.kernel import EXPORTS
+from builder.services.offer import INFINITE, dynamic_pool, lease_seconds, pxe_option
+from builder.services.packages import TOOLS, missing, packages, require_installed
+from builder.services.render import render
+from builder.services.servers import of_kind, programs, wanted
 from builder.services.tell import halting, undoing
-from builder.services.units import (
-    DNSMASQ_UNIT,
-    FLEET,
-    ISC,
-    KEA_UNIT,
-    NAT_SERVICE,
-    NFS,
-    TFTP_BOOT_MOUNT,
-    TFTP_MOUNT,
-    TFTPD_UNIT,
-    States,
-    commands,
-    retiring,
-    wanted_units,
-)
+from builder.services.tftp.tftpd_hpa import TFTPD
+from builder.services.tftp_view import BOOT_MOUNT, MOUNT
+from builder.services.units import States, commands, retiring, wanted_units
 from tests.clusters import DYNAMIC, LAB, variant
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "services"
@@ -55,6 +42,9 @@ VARIANTS = {
     "kea": ("kea", "dnsmasq", "kernel", (DYNAMIC,)),
 }
 ROLES: tuple[ServerRole, ...] = ("login", "backup")
+ISC, KEA_UNIT, DNSMASQ_UNIT = (of_kind("dhcp")[name].unit for name in ("isc-dhcp", "kea", "dnsmasq"))
+TFTPD_UNIT, NFS = of_kind("tftp")["tftpd-hpa"].unit, of_kind("nfs")["kernel"].unit
+NAT_SERVICE, FLEET = nat.SERVER.unit, fleet.SERVER.unit
 
 
 def _inventory(tmp_path: Path, name: str = "isc-dhcp") -> Inventory:
@@ -168,7 +158,7 @@ def test_names_written_with_an_underscore_are_aliases(tmp_path: Path) -> None:
 
 def test_dnsmasq_is_checked_with_its_reservations_in_it(tmp_path: Path) -> None:
     inventory = _inventory(tmp_path, "dnsmasq")
-    text = dnsmasq_checked(_text(inventory, DNSMASQ), _text(inventory, RESERVATIONS))
+    text = checked(_text(inventory, DNSMASQ), _text(inventory, RESERVATIONS))
     assert "hostsfile" not in text
     assert text.count("\ndhcp-host=") == len(inventory.nodes)
 
@@ -190,7 +180,7 @@ def test_what_can_reload_is_not_restarted(tmp_path: Path) -> None:
 
 def test_another_dhcp_server_takes_over_from_the_one_that_ran(tmp_path: Path) -> None:
     here = serving(_inventory(tmp_path, "kea"), "backup")
-    others = {NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name, TFTP_MOUNT.name, TFTP_BOOT_MOUNT.name}
+    others = {NFS.name, NAT_SERVICE.name, DNSMASQ_UNIT.name, MOUNT.name, BOOT_MOUNT.name}
     running = States(active=frozenset({ISC.name, *others}))
     assert retiring(here, [KEA], running) == [("systemctl", "disable", "--now", "isc-dhcp-server.service")]
     assert commands(here, [KEA], running) == [
@@ -218,7 +208,7 @@ def test_a_server_that_failed_unconfigured_is_started_all_the_same_and_from_now_
 def test_a_dnsmasq_of_somebody_elses_is_left_alone_and_ours_is_not(tmp_path: Path) -> None:
     path = variant(tmp_path, changes=[("  timezone:", "  dns: [192.0.2.53]\n  timezone:")])
     here = serving(load_inventory(path), "login")
-    assert not here.runs_dnsmasq
+    assert dnsmasq.NAMES not in wanted(here)
     states = States(active=frozenset({DNSMASQ_UNIT.name}))
     assert retiring(here, [DHCPD], states) == []
     assert retiring(here, [DNSMASQ], states) == [("systemctl", "disable", "--now", "dnsmasq.service")]
@@ -266,15 +256,16 @@ def test_all_that_is_not_installed_is_named_at_once_with_one_command(name: str, 
         require_installed(here, root)
     assert caught.value.hint == f"sudo apt-get install {' '.join(all_of_it)}"
     assert all(package in caught.value.message for package in all_of_it)
-    units = [unit.name for unit in wanted_units(here) if unit.name in PACKAGES]
-    installed(root, units[1:], [*TOOLS, *UPLINK_TOOLS, *(PROGRAMS[unit] for unit in units[1:])])
+    first, *others = programs([row for row in wanted(here) if row.package])
+    units = [row.unit.name for row in others]
+    installed(root, units, [*TOOLS, *nat.SERVER.tools, *(row.program for row in others)])
     (root / "usr/lib/aarch64-linux-gnu/ganesha").mkdir(parents=True)
     (root / "usr/lib/aarch64-linux-gnu/ganesha/libfsalvfs.so").touch()
-    assert missing(here, root) == PACKAGES[units[0]][:1]
+    assert missing(here, root) == (first.package,)
     (root / "etc/init.d").mkdir(parents=True)
-    (root / "etc/init.d" / units[0].removesuffix(".service")).touch()  # as Debian has dhcpd and tftpd
-    assert missing(here, root) == PACKAGES[units[0]][:1]  # what a package leaves that is removed and not purged
-    installed(root, [], [PROGRAMS[units[0]]])
+    (root / "etc/init.d" / first.unit.name.removesuffix(".service")).touch()  # as Debian has dhcpd and tftpd
+    assert missing(here, root) == (first.package,)  # what a package leaves that is removed and not purged
+    installed(root, [], [first.program])
     require_installed(here, root)
 
 

@@ -9,20 +9,13 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from builder.errors import InputError, Problem
-from builder.services.files import ConfigFile, Serving, fill, netboot
-
-EXPORTS = PurePosixPath("/etc/exports.d/pibuild.exports")
-NFS_CONF = PurePosixPath("/etc/nfs.conf.d/pibuild.conf")
-GANESHA = PurePosixPath("/etc/ganesha/ganesha.conf")
+from builder.services.files import Serving, netboot
 
 _IDS = uuid.UUID("6a3c7cf5-2f0c-5e0c-9b2a-5d3f6c1b7e42")  # of pibuild's own making; changing it breaks running nodes
 _KINDS = 2  # exports of a node
-_MOST_IDS = 0xFFFF  # ganesha: Export_Id has 16 bits, and is part of file handles
 _SHARED_ID = 1
-_THREADS = (16, 128)  # of the kernel's server: its own 8 keep a rack that boots at once waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +45,3 @@ def exports(here: Serving) -> list[Export]:
             number = _SHARED_ID + _KINDS * offset + kind
             found.append(Export(path=path, client=node.address, read_only=False, fsid=fsid, id=number))
     return found
-
-
-def nfs_files(here: Serving) -> list[ConfigFile]:
-    """Return the files of the NFS server. Raises InputError when nfs-ganesha cannot number the exports."""
-    listed = exports(here)
-    if here.inventory.cluster.nfs.server == "ganesha":
-        if any(export.id > _MOST_IDS for export in listed):
-            message = f"nfs-ganesha cannot number the exports of so large a subnet as {here.inventory.subnet}"
-            hint = "nfs: {server: kernel}, or a subnet of /17"
-            raise InputError(Problem(message=message, mark=here.inventory.subnet_mark, hint=hint))
-        return [ConfigFile(path=GANESHA, text=fill("ganesha.conf.j2", here, exports=listed, own=here.node.address))]
-    fewest, most = _THREADS
-    threads = min(max(fewest, len(here.netbooting)), most)
-    return [
-        ConfigFile(path=EXPORTS, text=fill("exports.j2", here, exports=listed, own=here.node.address)),
-        ConfigFile(path=NFS_CONF, text=fill("nfs.conf.j2", here, threads=threads)),
-    ]

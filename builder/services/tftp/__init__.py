@@ -1,0 +1,1 @@
+"""TFTP servers, a module each, named as `cluster.tftp.server` says it: SERVER is all that is known of it."""
