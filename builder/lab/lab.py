@@ -93,6 +93,7 @@ class LabNode:
             user=self.node.user,
             known_hosts=self.lab.known_hosts,
             entered=self.lab.namespace.entered,
+            sockets=self.lab.directory,
         )
 
     def ssh(self, command: str, *, timeout: float = 120) -> Completed:
@@ -149,6 +150,7 @@ class LabNode:
         """Let the node reboot itself, as `ssh NODE sudo reboot` does; return the seconds until it is up again."""
         number = self.starts
         self.ssh("sudo systemctl reboot", timeout=60)
+        self.shell.forget()
         return self.wait_until_up(timeout, start=number + 1)
 
     def power_off(self) -> None:
@@ -156,6 +158,7 @@ class LabNode:
         if self.process is not None:
             self.lab.end(self.process)
             self.process = None
+            self.shell.forget()
             self.lab.wait_for_tap(self.machine.tap)
 
     def power_on(self) -> None:

@@ -28,6 +28,7 @@ from builder.run import Argv, Completed, find_tool, run
 from builder.verify.finding import Finding, holds, judge, reasons
 
 _EVERY = 2.0  # seconds between two looks
+_NO_CONNECTION = 255  # ssh(1)'s exit code when it could not run the command
 _FATAL: tuple[tuple[str, str], ...] = (
     (r"Kernel panic - not syncing[^\r\n]*", "the kernel panicked"),
     (r"ALERT! +\S[^\r\n]* does not exist", "the initramfs does not find the root file system"),
@@ -112,7 +113,9 @@ class Shell:
     """A way in by ssh: an address, a private key, a user; by default a forwarded port of this machine.
 
     `entered` gives the thread the network that the address is in. With `known_hosts` only a host key in that file will
-    do; without, any.
+    do; without, any. Commands share one connection, whose socket is in the directory `sockets`, where there is one: the
+    keys of another cost a processor that is emulated two seconds, its session as much. The connection ends with the
+    machine, or when nothing has used it for a while (ssh_config(5), ControlPersist).
     """
 
     port: int
@@ -121,10 +124,28 @@ class Shell:
     host: str = "127.0.0.1"
     known_hosts: Path | None = None
     entered: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    sockets: Path | None = None
 
     def run(self, command: str, *, timeout: float) -> Completed:
         """Run a command as the user. `returncode` is 255 when it could not be, or did not end in `timeout` seconds."""
-        return self._patient([*self.argv(), command], timeout)
+        done = self._patient([*self._ssh(), *self._sharing(), *self._as_user(), command], timeout)
+        if done.returncode == _NO_CONNECTION:
+            self.forget()
+        return done
+
+    def forget(self) -> None:
+        """Let the next command make a connection of its own: the machine that has the other end is another by then."""
+        if self.sockets is not None:
+            (self.sockets / self._socket).unlink(missing_ok=True)
+
+    @property
+    def _socket(self) -> str:
+        return f"{self.host}-{self.port}.ssh"
+
+    def _sharing(self) -> list[str]:
+        """Return the options for a shared connection; the socket is named from its directory: 107 bytes are few."""
+        options = ("ControlMaster=auto", "ControlPersist=60", f"ControlPath={self._socket}")
+        return [word for option in options for word in ("-o", option)] if self.sockets is not None else []
 
     def methods(self, *, timeout: float) -> tuple[str, ...]:
         """Return the ways of authentication that the server offers to somebody without a key."""
@@ -138,7 +159,10 @@ class Shell:
 
     def argv(self) -> list[str | Path]:
         """Return ssh's command line up to the command to run."""
-        return [*self._ssh(), "-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@{self.host}"]
+        return [*self._ssh(), *self._as_user()]
+
+    def _as_user(self) -> list[str | Path]:
+        return ["-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@{self.host}"]
 
     def _ssh(self) -> list[str]:
         known = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
@@ -150,10 +174,10 @@ class Shell:
     def _patient(self, argv: Argv, timeout: float) -> Completed:
         try:
             with self.entered():
-                return run(argv, check=False, timeout=timeout)
+                return run(argv, cwd=self.sockets, check=False, timeout=timeout)
         except HostError as error:
             return Completed(
-                argv=tuple(map(str, argv)), returncode=255, stdout="", stderr=error.message, seconds=timeout
+                argv=tuple(map(str, argv)), returncode=_NO_CONNECTION, stdout="", stderr=error.message, seconds=timeout
             )
 
 

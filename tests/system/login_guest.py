@@ -169,7 +169,14 @@ class LoginGuest:
     @property
     def shell(self) -> Shell:
         """A way in over the switch."""
-        return Shell(host="192.168.2.1", port=22, key=self.key, user="ubuntu", entered=self.lab.namespace.entered)
+        return Shell(
+            host="192.168.2.1",
+            port=22,
+            key=self.key,
+            user="ubuntu",
+            entered=self.lab.namespace.entered,
+            sockets=self.lab.directory,
+        )
 
     def power_on(self, timeout: float = 300) -> None:
         """Switch it on and wait until a command runs by ssh."""
@@ -242,6 +249,7 @@ class LoginGuest:
         self.process.send_signal(9)
         self.lab.end(self.process)
         self.process = None
+        self.shell.forget()
         self.lab.wait_for_tap("login")
 
     def run(self, command: str, *, check: bool = True, timeout: float = 120) -> Completed:
