@@ -66,7 +66,7 @@ def _image(subject: Subject) -> dict[str, object]:
         "name": subject.name,
         "versionInfo": subject.digest[:12],
         "packageFileName": f"{subject.name}.img",
-        "primaryPackagePurpose": "OPERATING-SYSTEM",
+        "primaryPackagePurpose": "OPERATING_SYSTEM",
         "checksums": [{"algorithm": "SHA256", "checksumValue": subject.digest}],
         **_unsaid(),
     }

@@ -76,6 +76,19 @@ def test_what_lies_where(published: Published) -> None:
     assert [each["name"] for each in sbom["packages"]] == ["golden", "bash"]
 
 
+def test_the_bill_of_materials_is_what_the_spdx_project_s_own_library_reads(published: Published) -> None:
+    """Nothing of it is against the specification, and read and written again it is the same: every key is known."""
+    from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter  # noqa: PLC0415 - a second, for one test
+    from spdx_tools.spdx.parser.json.json_parser import parse_from_file  # noqa: PLC0415
+    from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document  # noqa: PLC0415
+
+    file = published.directory / "golden.spdx.json"
+    document = parse_from_file(str(file))
+    assert [said.validation_message for said in validate_full_spdx_document(document)] == []
+    again = json.dumps(DocumentConverter().convert(document))  # type: ignore[no-untyped-call]
+    assert json.loads(again.replace("PACKAGE_MANAGER", "PACKAGE-MANAGER")) == json.loads(file.read_text())  # both go
+
+
 def test_an_image_names_its_own_partitions(published: Published) -> None:
     disk_id = f"{make_id32(KEY, 'disk'):08x}"
     with open_image(published.directory) as image:
