@@ -569,6 +569,28 @@ def test_half_a_root_is_never_taken_for_the_whole(lab: Lab, monkeypatch: pytest.
     lab.check("yellow3", "a")
 
 
+@pytest.mark.parametrize("method", ["copy", "shared"])
+def test_a_nodes_file_is_gone_from_its_next_root_when_the_inventory_drops_it(
+    lab: Lab, tmp_path: Path, method: str
+) -> None:
+    """A worker becomes a master: what made it start as a worker goes, with what its role alone had beside the file."""
+    _, cluster = own_cluster(lab, tmp_path)
+    (tmp_path / "overlays/node-role/worker/etc").mkdir(parents=True)
+    (tmp_path / "overlays/node-role/worker/etc/of-workers").write_text("work\n")
+    own = "files" if method == "shared" else ""
+    wants = "etc/systemd/system/multi-user.target.wants"
+    dropped = (f"{wants}/k3s-agent.service", "etc/of-workers")
+    (row,) = Lab(load_inventory(cluster), lab.dest).explode(lab.image("a"), "green1", method=method)
+    before = lab.root("green1") / own
+    assert [os.path.lexists(before / name) for name in dropped] == [True, True]
+    cluster.write_text(cluster.read_text().replace("port: 34, role: worker", "port: 34, role: master"))
+    (row,) = Lab(load_inventory(cluster), lab.dest).explode(lab.image("a"), "green1", method=method)
+    after = lab.root("green1") / own
+    assert (row.action, [os.path.lexists(after / name) for name in dropped]) == ("make", [False, False])
+    assert os.path.lexists(after / wants / "k3s.service")
+    assert [os.path.lexists(before / name) for name in dropped] == [True, True]  # a node may run from it
+
+
 def test_a_board_that_would_stop_is_not_switched_and_the_others_are(lab: Lab, tmp_path: Path) -> None:
     """green1 becomes a Pi 5, whose device tree the image has not: it goes on booting what it booted."""
     lab.explode(lab.image("a"), "green1", "green2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -287,3 +288,44 @@ def test_planning_writes_nothing(tmp_path: Path) -> None:
     plan = _plan(tmp_path)
     make_plan(plan.recipe, None, Cache(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
+
+
+# ------------------------------------------------------------------------- any layers, any changes, any of them dropped
+
+
+def _numbered(directory: Path, steps: list[str], versions: list[int]) -> Plan:
+    """Return the plan of a recipe whose layers have a step each: the same number makes the same layer."""
+    layers = [f'  - name: l{i}\n    steps:\n      - run: {{script: "{step} {version}"}}\n'
+              for i, (step, version) in enumerate(zip(steps, versions, strict=True))]  # fmt: skip
+    (directory / "fixture.yaml").write_text(RECIPE[: RECIPE.index("layers:")] + "layers:\n" + "".join(layers))
+    return make_plan(load_recipe(directory / "fixture.yaml"), LOCK, Cache(directory / "cache"), artifacts={})
+
+
+@given(st.data())
+def test_a_layer_is_cached_by_its_key_alone_and_a_plan_says_why_one_is_not(data: st.DataObject) -> None:
+    """A changed layer and all above it are new; one that is gone from the cache is made again, those above it stay."""
+    count = data.draw(st.integers(1, 5))
+    steps, numbers = [f"echo {i}" for i in range(count)], st.sets(st.integers(0, count - 1))
+    touched, gone, closed = data.draw(numbers), data.draw(numbers), data.draw(numbers)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        before = _numbered(directory, steps, [0] * count)
+        _build(before, directory)
+        layers = Cache(directory / "cache").layers
+        for i in gone:
+            (layers / before.layers[i + 1].key).rename(directory / f"gone-{i}")
+        for i in closed - gone:
+            (layers / before.layers[i + 1].key).chmod(0o700)  # of another umask
+        plan = _numbered(directory, steps, [int(i in touched) for i in range(count)])
+    first = min(touched, default=count + 1)
+    below = True  # the base is there
+    assert plan.layers[0].cached
+    for i, layer in enumerate(plan.layers[1:]):  # the finish is the last
+        assert layer.cached == (i < first and i not in gone | closed)
+        if layer.cached:
+            assert layer.changed == ()
+        elif i in touched:
+            assert [change.partition(" (")[0] for change in layer.changed] == ["run"]
+        else:
+            assert layer.changed == ("not in the cache any more" if below else "the layer below it",)
+        below = layer.cached

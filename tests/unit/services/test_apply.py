@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.errors import HostError, InputError, VerdictError
+from builder.inventory.load import load_inventory
 from builder.services.apply import KEPT, apply, compare, recover
 from builder.services.files import ConfigFile
 from builder.services.place import BEGIN, END, with_block
 from builder.services.record import is_interrupted, write_written
+from builder.services.render import render
+from tests.clusters import variant
 
 HOSTS, KEA, OLD = (
     PurePosixPath("/etc/hosts"),
@@ -387,3 +390,31 @@ def test_a_named_pipe_in_place_of_a_file_is_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "etc/hosts")
     with pytest.raises(HostError, match="etc/hosts is no regular file"):
         apply(FILES, root)
+
+
+@pytest.mark.tools  # the checkers of those servers that are installed
+@pytest.mark.parametrize(
+    ("gone", "path", "stays"),
+    [
+        (("groups: [green]}", "groups: []}"), "etc/pibuild/hosts-green.txt", "etc/pibuild/hosts-yellow.txt"),
+        ((", uplink: wlan0}\n    backup", "}\n    backup"), "etc/pibuild/nat.nft", "etc/pibuild/hosts.txt"),
+    ],
+    ids=["a group", "the uplink"],
+)
+def test_a_file_goes_when_the_inventory_drops_what_it_is_for(
+    tmp_path: Path, gone: tuple[str, str], path: str, stays: str
+) -> None:
+    """From one inventory to the next, with what each renders: no list of what to remove is kept by hand."""
+    root = tmp_path / "root"
+    root.mkdir()
+    before, after = tmp_path / "before", tmp_path / "after"
+    for directory in (before, after):
+        directory.mkdir()
+    drop = [("  green: {labels: {cable: green}}\n", "")] if "green" in gone[0] else []
+    apply(render(load_inventory(variant(before)), "login"), root)
+    assert {path, stays} <= contents(root).keys()
+    applied = apply(render(load_inventory(variant(after, changes=[gone, *drop])), "login"), root)
+    assert path in {str(change.path)[1:] for change in applied.changes if change.kind == "removed"}
+    assert path not in contents(root)
+    assert stays in contents(root)
+    assert apply(render(load_inventory(after / "cluster.yaml"), "login"), root).changes == ()
