@@ -7,8 +7,7 @@ where the login node is the gateway, else over ssh. What it is told goes through
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,10 +15,10 @@ from urllib.parse import urlsplit
 from builder.backup.repository import own_ca, settings
 from builder.errors import HostError
 from builder.host.data import OVERLAYS
-from builder.host.scratch import temporary
 from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
-from builder.netboot.state import backup_ca, login_key_file, make_state
+from builder.netboot.reach import NodeRoot
+from builder.netboot.state import backup_ca, make_state
 from builder.run import Completed, find_tool, run
 
 GIVEN = "restic.given"  # in a node's state: it has, or may have, the passwords of the rotation under way
@@ -29,54 +28,13 @@ _OWN = OVERLAYS / "backup-gateway" / PROGRAM.relative_to("/")
 _COST = "5"
 _CURVE, _DAYS = "ec_paramgen_curve:prime256v1", "7300"
 _PATIENCE = 600  # seconds for the gateway's program
-_ALIVE = 20  # seconds for a node to answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell:
-    """A node as the login node reaches it: ssh as its user with the login node's key, root by sudo."""
-
-    netboot: Netboot
-    node: Node
-
-    def run(self, argv: Sequence[str | Path], *, stdin: bytes = b"", timeout: float = _PATIENCE) -> Completed:
-        """Run a command as root there. Raises CommandError, HostError."""
-        ssh = find_tool("ssh", package="openssh-client")
-        with self._options() as options:
-            return run(
-                [ssh, *options, f"{self.node.user}@{self.node.address}", "--", "sudo", "-n", *argv],
-                input=stdin,
-                timeout=timeout,
-                what=f"on {self.node.name}",
-                hint=f"is it up, and does it know the login node's key? {login_key_file(self.netboot)}.pub",
-            )
-
-    def check(self) -> None:
-        """Raise HostError or CommandError unless the node can be reached as root."""
-        self.run(["true"], timeout=_ALIVE)
-
-    @contextmanager
-    def _options(self) -> Iterator[list[str | Path]]:
-        """Give ssh's options. A node whose host keys are in the state answers with one of them or not at all."""
-        home, cluster = self.netboot.state / self.node.name, self.netboot.state / ".cluster"
-        with temporary("ssh") as scratch:
-            known, strict = cluster / "known_hosts", "accept-new"
-            if self.node.boot == "network":
-                known, strict = scratch / "known_hosts", "yes"
-                keys = [path.read_text().split() for path in sorted(home.glob("ssh_host_*_key.pub"))]
-                known.write_text("".join(f"{self.node.address} {key[0]} {key[1]}\n" for key in keys))
-            yield [
-                *("-F", "none", "-i", login_key_file(self.netboot), "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
-                *("-o", f"UserKnownHostsFile={known}", "-o", f"StrictHostKeyChecking={strict}"),
-                *("-o", "IdentitiesOnly=yes", "-o", "LogLevel=ERROR"),
-            ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
     """The gateway's program on this machine, or with `shell` on that node. `environment` is for one that is here."""
 
-    shell: Shell | None = None
+    shell: NodeRoot | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def call(self, *words: str, stdin: bytes = b"") -> Completed:
@@ -91,7 +49,7 @@ class Gateway:
     def check(self) -> None:
         """Raise HostError or CommandError unless the gateway can be reached."""
         if self.shell is not None:
-            self.shell.run(["test", "-x", str(PROGRAM)], timeout=_ALIVE)
+            self.shell.check("test", "-x", str(PROGRAM))
 
 
 def find_gateway(inventory: Inventory, netboot: Netboot) -> Gateway | None:
@@ -100,7 +58,7 @@ def find_gateway(inventory: Inventory, netboot: Netboot) -> Gateway | None:
     if name is None:
         return None
     node = inventory.node(name)
-    return Gateway() if node.name == inventory.login.name else Gateway(shell=Shell(netboot=netboot, node=node))
+    return Gateway() if node.name == inventory.login.name else Gateway(shell=NodeRoot(netboot=netboot, node=node))
 
 
 def users(inventory: Inventory, netboot: Netboot) -> bytes:

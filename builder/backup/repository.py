@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from builder.errors import HostError, InputError, Problem
 from builder.host.data import OVERLAYS
+from builder.host.ssh import sftp
 from builder.host.templates import environment
 from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
@@ -39,8 +40,8 @@ class Repository:
     url: str
     password: str
     keys: Mapping[str, str]
+    identity: Path
     ca: Path | None = None
-    identity: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """Return restic's environment. The password of a rest-server is in the URL, as restic before 0.16 needs it."""
@@ -73,8 +74,7 @@ class Repository:
         parts = urlsplit(where)
         host = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
         there = ["-p", str(parts.port or 22), host] if where.startswith("//") else [where.partition(":")[0]]
-        options = ["-i", str(self.identity), "-o", "BatchMode=yes", "-o", "ConnectTimeout=30"]
-        return shlex.join(["ssh", *options, "-o", "StrictHostKeyChecking=accept-new", *there, "-s", "sftp"])
+        return shlex.join(sftp(there, self.identity))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.backup.gateway import GIVEN, Gateway, Shell, latest, users
+from builder.backup.gateway import GIVEN, Gateway, latest, users
 from builder.backup.repository import Repository, is_nothing, node_files, own_ca, repository
 from builder.errors import HostError
 from builder.host.confine import Held, held
@@ -24,6 +24,7 @@ from builder.host.files import write
 from builder.inventory.nodes import Inventory, Node
 from builder.netboot.layout import Netboot
 from builder.netboot.personalise import NodeFile
+from builder.netboot.reach import NodeRoot
 from builder.netboot.root import put_files
 from builder.netboot.state import BACKUP_CA, BACKUP_KEYS, BACKUP_PASSWORD, backup_ca, backup_keys, make_state
 
@@ -59,7 +60,7 @@ class Rotation:
 
     def run(self) -> Rotated:
         """Rotate. Takes the directory's lock. Raises HostError, CommandError; then it is to be run again."""
-        shell = Shell(netboot=self.netboot, node=self.node) if self.push else None
+        shell = NodeRoot(netboot=self.netboot, node=self.node) if self.push else None
         with self.netboot.locked():
             make_state(self.netboot, (self.node,))
             for reachable in (shell, self.gateway):
@@ -115,7 +116,7 @@ class Rotation:
         path = self.netboot.state / self.node.name / _BEFORE
         return path.read_text().split() if path.is_file() else []
 
-    def _tell(self, shell: Shell) -> None:
+    def _tell(self, shell: NodeRoot) -> None:
         """Give a node that runs its passwords; and where backups go, if nothing else tells it."""
         if self.node.boot == "local":
             ca = own_ca(self.inventory) or backup_ca(self.netboot)

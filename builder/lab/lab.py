@@ -34,12 +34,13 @@ from builder.firmware.simulate import BootReport
 from builder.host.data import PROJECT
 from builder.host.files import write
 from builder.host.locks import holders
+from builder.host.ssh import Shell, known_host, require_ssh
 from builder.inventory.nodes import Inventory, Node
 from builder.lab import servers as lab_servers
 from builder.lab.machine import Machine, read_chain
 from builder.lab.namespace import Namespace, Process, namespace
 from builder.netboot.layout import Netboot
-from builder.netboot.state import login_key_file
+from builder.netboot.state import host_keys, login_key_file
 from builder.run import Argv, Completed, find_tool, require_root
 from builder.services.apply import apply
 from builder.services.exports import exports
@@ -48,12 +49,11 @@ from builder.services.render import render
 from builder.services.server import Foreground
 from builder.services.servers import of_kind
 from builder.verify.qemu import QEMU, processors
-from builder.verify.verdict import SerialConsole, Shell
+from builder.verify.verdict import SerialConsole
 
 _EVERY = 0.5  # seconds between two looks
 _PROJECT = PROJECT
 _LOCK = ".lab"
-_SSH = 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,6 @@ class LabNode:
         """A way in as the login node has it: its key, the node's user, the host key of the node's state."""
         return Shell(
             host=str(self.node.address),
-            port=_SSH,
             key=self.lab.key,
             user=self.node.user,
             known_hosts=self.lab.known_hosts,
@@ -295,12 +294,8 @@ class Lab:
         return LabNode(lab=self, node=node, machine=machine)
 
     def _write_known_hosts(self) -> None:
-        keys = [
-            (node, key)
-            for node in self.inventory.nodes
-            for key in sorted((self.netboot.state / node.name).glob("ssh_host_*_key.pub"))
-        ]
-        lines = [f"{node.address},{node.name} {' '.join(key.read_text().split()[:2])}\n" for node, key in keys]
+        nodes = [(node, key) for node in self.inventory.nodes for key in host_keys(self.netboot, node)]
+        lines = [known_host(f"{node.address},{node.name}", key) for node, key in nodes]
         write(self.known_hosts, "".join(lines).encode())
 
     def spawn_machine(self, machine: Machine, spec: Path) -> Process:
@@ -365,7 +360,7 @@ def lab(inventory: Inventory, dest: Path, options: LabOptions = LabOptions()) ->
 def check_host() -> None:
     """Raise HostError unless this host has what a lab runs on, its servers apart."""
     find_tool(QEMU, package="qemu-system-arm")
-    find_tool("ssh", package="openssh-client")
+    require_ssh()
     if not Path("/dev/net/tun").exists():
         raise HostError("/dev/net/tun is missing: machines cannot be connected", hint="sudo modprobe tun")
 

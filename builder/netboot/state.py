@@ -62,6 +62,16 @@ def login_key_file(netboot: Netboot) -> Path:
     return netboot.state / _CLUSTER / "id_ed25519"
 
 
+def known_hosts_file(netboot: Netboot) -> Path:
+    """Return where the host keys are kept of machines whose state is not here, as they showed them first."""
+    return netboot.state / _CLUSTER / "known_hosts"
+
+
+def host_keys(netboot: Netboot, node: Node) -> list[Path]:
+    """Return the public halves of a node's host keys, as far as they were made."""
+    return sorted((netboot.state / node.name).glob("ssh_host_*_key.pub"))
+
+
 def read_state(netboot: Netboot, node: Node) -> NodeState | None:
     """Return a node's state, None where it is not complete yet."""
     home, cluster = netboot.state / node.name, netboot.state / _CLUSTER

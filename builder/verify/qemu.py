@@ -28,6 +28,7 @@ from builder.console import note
 from builder.errors import HostError, VerdictError
 from builder.firmware.boards import BOARDS
 from builder.host.scratch import temporary
+from builder.host.ssh import Shell
 from builder.image.filesystem import FileSystem
 from builder.image.open import Image, open_image
 from builder.run import find_tool, run, spawn
@@ -331,7 +332,7 @@ def _boot_virt(image: Image, options: BootOptions, scratch: Path, logs: Path) ->
             argv = virt_argv(files, drives, ports, options)
             console = stack.enter_context(_machine(argv, drives, console=0, log=logs / f"{name}.qemu.log"))
             note(f"{name}: booting a fresh copy of {image.path.name}, console in {console.path}")
-            shell = observe.Shell(port=ports.ssh, key=key, user=options.user, sockets=scratch)
+            shell = Shell(port=ports.ssh, key=key, user=options.user, sockets=scratch)
             seen.append(
                 Seen(name=name, console=console, shell=shell, metrics=f"http://127.0.0.1:{ports.metrics}/metrics")
             )

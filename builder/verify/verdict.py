@@ -6,15 +6,10 @@ listed.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
 import dataclasses
-import hashlib
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,12 +18,11 @@ from typing import Protocol
 import requests
 
 from builder.console import note
-from builder.errors import HostError, VerdictError
-from builder.run import Argv, Completed, find_tool, run
+from builder.errors import VerdictError
+from builder.host.ssh import Shell, require_ssh
 from builder.verify.finding import Finding, holds, judge, reasons
 
 _EVERY = 2.0  # seconds between two looks
-_NO_CONNECTION = 255  # ssh(1)'s exit code when it could not run the command
 _FATAL: tuple[tuple[str, str], ...] = (
     (r"Kernel panic - not syncing[^\r\n]*", "the kernel panicked"),
     (r"ALERT! +\S[^\r\n]* does not exist", "the initramfs does not find the root file system"),
@@ -109,79 +103,6 @@ class SerialConsole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shell:
-    """A way in by ssh: an address, a private key, a user; by default a forwarded port of this machine.
-
-    `entered` gives the thread the network that the address is in. With `known_hosts` only a host key in that file will
-    do; without, any. Commands share one connection, whose socket is in the directory `sockets`, where there is one: the
-    keys of another cost a processor that is emulated two seconds, its session as much. The connection ends with the
-    machine, or when nothing has used it for a while (ssh_config(5), ControlPersist).
-    """
-
-    port: int
-    key: Path
-    user: str
-    host: str = "127.0.0.1"
-    known_hosts: Path | None = None
-    entered: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    sockets: Path | None = None
-
-    def run(self, command: str, *, timeout: float) -> Completed:
-        """Run a command as the user. `returncode` is 255 when it could not be, or did not end in `timeout` seconds."""
-        done = self._patient([*self._ssh(), *self._sharing(), *self._as_user(), command], timeout)
-        if done.returncode == _NO_CONNECTION:
-            self.forget()
-        return done
-
-    def forget(self) -> None:
-        """Let the next command make a connection of its own: the machine that has the other end is another by then."""
-        if self.sockets is not None:
-            (self.sockets / self._socket).unlink(missing_ok=True)
-
-    @property
-    def _socket(self) -> str:
-        return f"{self.host}-{self.port}.ssh"
-
-    def _sharing(self) -> list[str]:
-        """Return the options for a shared connection; the socket is named from its directory: 107 bytes are few."""
-        options = ("ControlMaster=auto", "ControlPersist=60", f"ControlPath={self._socket}")
-        return [word for option in options for word in ("-o", option)] if self.sockets is not None else []
-
-    def methods(self, *, timeout: float) -> tuple[str, ...]:
-        """Return the ways of authentication that the server offers to somebody without a key."""
-        keyless = [*self._ssh(), "-o", "PreferredAuthentications=none", f"{self.user}@{self.host}", "true"]
-        return offered(self._patient(keyless, timeout).stderr)
-
-    def host_keys(self, *, timeout: float) -> Mapping[str, str]:
-        """Return the fingerprints of the server's host keys by kind."""
-        scan = ["ssh-keyscan", "-T", f"{timeout:.0f}", "-p", str(self.port), self.host]
-        return fingerprints(self._patient(scan, 4 * timeout).stdout)
-
-    def argv(self) -> list[str | Path]:
-        """Return ssh's command line up to the command to run."""
-        return [*self._ssh(), *self._as_user()]
-
-    def _as_user(self) -> list[str | Path]:
-        return ["-i", self.key, "-o", "IdentitiesOnly=yes", f"{self.user}@{self.host}"]
-
-    def _ssh(self) -> list[str]:
-        known = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
-        anyone = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
-        options = ("BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "LogLevel=ERROR")
-        words = (word for option in (*options, *(known if self.known_hosts else anyone)) for word in ("-o", option))
-        return ["ssh", "-F", "/dev/null", "-p", str(self.port), *words]
-
-    def _patient(self, argv: Argv, timeout: float) -> Completed:
-        try:
-            with self.entered():
-                return run(argv, cwd=self.sockets, check=False, timeout=timeout)
-        except HostError as error:
-            return Completed(
-                argv=tuple(map(str, argv)), returncode=_NO_CONNECTION, stdout="", stderr=error.message, seconds=timeout
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """A machine that can be looked at. `metrics` is the address of its node_exporter."""
 
@@ -210,22 +131,6 @@ def fatal(console: str) -> str:
         if found:
             return f"{reason}: {found.group().strip()}"
     return ""
-
-
-def offered(stderr: str) -> tuple[str, ...]:
-    """Return the methods in ssh's `Permission denied (publickey,password).`; empty when it says something else."""
-    found = re.search(r"Permission denied \(([a-z,-]+)\)", stderr)
-    return tuple(found.group(1).split(",")) if found else ()
-
-
-def fingerprints(keyscan: str) -> Mapping[str, str]:
-    """Return the fingerprints in ssh-keyscan's output by kind of key, in the form of `ssh-keygen -l`: `SHA256:…`."""
-    keys = re.findall(r"^[^#\s]\S* (\S+) ([A-Za-z0-9+/=]+)", keyscan, re.MULTILINE)
-    digests = {}
-    for kind, key in keys:
-        with contextlib.suppress(binascii.Error):  # what answers at the port may be no sshd
-            digests[kind] = hashlib.sha256(base64.b64decode(key, validate=True)).digest()
-    return {kind: f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}" for kind, digest in digests.items()}
 
 
 def facts(stdout: str) -> Mapping[str, str]:
@@ -319,8 +224,7 @@ class Watch:
 
 def look(first: Seen, second: Seen, expected: Expected, *, deadline: float) -> tuple[Finding, ...]:
     """Look at two machines booted from fresh copies of one image until `deadline` (monotonic seconds)."""
-    find_tool("ssh", package="openssh-client")
-    find_tool("ssh-keyscan", package="openssh-client")
+    require_ssh()
     watch = Watch(deadline=deadline, begun=time.monotonic(), checks=[])
     try:
         kernel = watch.until_printed(first.console, r"Linux version (\S+)", "kernel up")

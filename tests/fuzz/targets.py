@@ -33,6 +33,7 @@ from builder.firmware.boot_files import DirectoryTree
 from builder.firmware.config_eval import Identity, evaluate
 from builder.firmware.simulate import simulate
 from builder.fleet.reports import Report
+from builder.host import ssh
 from builder.host import tftp_client as tftp
 from builder.host.artifacts import find_checksum
 from builder.host.dhcp_client import read_offer
@@ -397,7 +398,7 @@ NODE = (
     Target(
         name="verdict",
         seeds=_are(b"hostname=yellow3\nroot=1.2.3.4:/x nfs\n", b"|1|x= ssh-ed25519 AAAA\n"),
-        feed=_of_text(verdict.facts, verdict.failed_units, verdict.fingerprints, verdict.offered, verdict.fatal),
+        feed=_of_text(verdict.facts, verdict.failed_units, ssh.fingerprints, ssh.offered, verdict.fatal),
     ),
 )
 NETWORK = (

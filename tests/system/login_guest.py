@@ -18,6 +18,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from builder.console import note
+from builder.host.ssh import Shell
 from builder.image.open import open_image
 from builder.inventory.load import load_inventory
 from builder.lab.lab import Lab, LabNode, LabOptions
@@ -25,7 +26,6 @@ from builder.lab.namespace import Process, namespace
 from builder.netboot.layout import Netboot
 from builder.run import Completed, run
 from builder.verify.qemu import PATIENCE, BootFiles, authorize, generic_machine, kernel_cmdline, take_boot_files
-from builder.verify.verdict import Shell
 from tests import machine
 from tests.system.lab import PROJECT, pibuild
 

@@ -155,6 +155,11 @@ def test_one_module_imports(library: str, owner: str) -> None:
     assert importers == {owner}
 
 
+def test_one_module_says_how_ssh_is_run() -> None:
+    said = re.compile(r"StrictHostKeyChecking|UserKnownHostsFile|BatchMode")
+    assert [_name(path) for path in MODULES if said.search(path.read_text())] == ["host.ssh"]
+
+
 @pytest.mark.parametrize("path", [path for path in MODULES if path.stem not in SPEAK], ids=_name)
 def test_only_the_console_prints_and_only_run_spawns(path: Path) -> None:
     wrong = []

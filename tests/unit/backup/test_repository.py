@@ -70,7 +70,9 @@ def test_paths_and_patterns_are_lines(tmp_path: Path) -> None:
 
 def test_the_password_of_a_server_goes_into_the_environment_quoted() -> None:
     keys = {"RESTIC_REST_USERNAME": "a", "RESTIC_REST_PASSWORD": "p@ss/word", "AWS_REGION": "x"}
-    of = Repository(node="a", url="rest:https://backup.example:8000/a/", password="hush", keys=keys)
+    of = Repository(
+        node="a", url="rest:https://backup.example:8000/a/", password="hush", keys=keys, identity=Path("/state/a/key")
+    )
     assert of.environment() == {
         "RESTIC_REPOSITORY": "rest:https://a:p%40ss%2Fword@backup.example:8000/a/",
         "RESTIC_PASSWORD": "hush",

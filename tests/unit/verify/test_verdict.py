@@ -15,10 +15,8 @@ from builder.verify.verdict import (
     facts,
     failed_units,
     fatal,
-    fingerprints,
     grown,
     look_at_console,
-    offered,
     own_keys,
 )
 
@@ -71,28 +69,6 @@ def test_what_ends_a_boot(line: str, reason: str) -> None:
 )
 def test_what_does_not(line: str) -> None:
     assert fatal(line) == ""
-
-
-@pytest.mark.parametrize(
-    ("stderr", "methods"),
-    [
-        ("ubuntu@127.0.0.1: Permission denied (publickey).", ("publickey",)),
-        ("x\nubuntu@127.0.0.1: Permission denied (publickey,password).\n", ("publickey", "password")),
-        ("Permission denied (publickey,keyboard-interactive).", ("publickey", "keyboard-interactive")),
-        ("ssh: connect to host 127.0.0.1 port 1: Connection refused", ()),
-    ],
-)
-def test_offered_methods(stderr: str, methods: tuple[str, ...]) -> None:
-    assert offered(stderr) == methods
-
-
-def test_fingerprints_are_those_that_ssh_keygen_prints() -> None:
-    # as ssh-keygen -lf prints this key
-    scan = (
-        "# 127.0.0.1:22 SSH-2.0-OpenSSH_10.0\n"
-        "[127.0.0.1]:22 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOP6ITZpyYJTVHCBzSUTP9DGlWr3rSAFBcQKKWqD4Kv1\n"
-    )
-    assert fingerprints(scan) == {"ssh-ed25519": "SHA256:DDTuObTYd6S7ttDuzwxu5beexeibCSyl9R4xJFIRB0c"}
 
 
 def test_facts_take_lines_with_a_value_and_no_others() -> None:
