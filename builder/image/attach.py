@@ -31,7 +31,8 @@ from builder.errors import HostError, InputError, PibuildError, Problem
 from builder.host.mounts import unmount
 from builder.image.ext4_read import opened_ext4
 from builder.image.extract import extract_ext4, extract_fat
-from builder.image.open import Partition, open_image
+from builder.image.open import open_image
+from builder.image.partitions import Layout, Partition
 from builder.run import CommandError, find_tool, run
 
 Method = Literal["auto", "kpartx", "loop", "files"]
@@ -45,15 +46,6 @@ _LIMIT = 60.0  # seconds for a command that attaches: a Pi with a busy SD card i
 _TIDY = 3.0  # seconds for a command that detaches: a signal ends the whole within ten
 _SETTLE = 3.0  # seconds the kernel may take to drop a mapping after its last user
 _TRIES = 10  # for a free loop device that somebody else takes first
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """The partitions that a Raspberry Pi boots from. `disk_id` is the MBR's, the front part of every PARTUUID."""
-
-    disk_id: int
-    boot: Partition
-    root: Partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +65,15 @@ class Attached:
 def read_layout(image: Path) -> Layout:
     """Return what an image's boot and root partition are, as `open_image` says. Raises InputError for others."""
     with open_image(image) as opened:
-        if opened.table != "msdos" or opened.boot_partition is None:
+        if opened.table.kind != "msdos" or opened.boot_partition is None:
             found = ", ".join(f"{each.number}: {each.filesystem or 'unknown'}" for each in opened.partitions)
-            what = f"it needs a FAT and an ext4 file system in an MBR, and has {found} in a table '{opened.table}'"
+            what = f"it needs a FAT and an ext4 file system in an MBR, and has {found} in a table '{opened.table.kind}'"
             raise _no_layout(image, what)
         if opened.root.dirty:
             start = opened.root_partition.start
             hint = f"on a copy of the image: `losetup -o {start} --show -f COPY`, then `e2fsck -fy` on what that prints"
             raise InputError(Problem(message=f"{image}: the root partition was not unmounted cleanly", hint=hint))
-        return Layout(disk_id=int(opened.disk_id, 16), boot=opened.boot_partition, root=opened.root_partition)
+        return Layout(table=opened.table, boot=opened.boot_partition, root=opened.root_partition)
 
 
 def _no_layout(image: Path, why: str) -> InputError:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builder.errors import HostError
 from builder.image.fat_write import used_end
-from builder.image.partitions import FAT32_LBA, LINUX, MIB, Layout, Partition
+from builder.image.partitions import FAT32_LBA, LINUX, MIB, Partition, Table
 from builder.run import find_tool, run
 
 BLOCK = 4096
@@ -33,22 +33,22 @@ class Range:
     last: int
 
 
-def used_ranges(image: Path, layout: Layout) -> tuple[Range, ...]:
+def used_ranges(image: Path, table: Table) -> tuple[Range, ...]:
     """Return the blocks that are in use: the partition table's and those of each file system, joined and in order.
 
     A partition of an unknown kind counts as used from end to end.
     """
     ranges = [Range(first=0, last=0)]
-    for partition in layout.partitions:
+    for partition in table.partitions:
         ranges += _used(image, partition)
     return _joined(ranges)
 
 
 def _used(image: Path, partition: Partition) -> Iterable[Range]:
     begin = partition.start // BLOCK
-    if partition.kind == FAT32_LBA:
+    if partition.type == FAT32_LBA:
         return [Range(first=begin, last=(used_end(image, partition.start) - 1) // BLOCK)]
-    if partition.kind == LINUX:
+    if partition.type == LINUX:
         return (Range(first=begin + each.first, last=begin + each.last) for each in _used_ext4(image, partition))
     return [Range(first=begin, last=(partition.end - 1) // BLOCK)]
 

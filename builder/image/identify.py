@@ -33,7 +33,7 @@ def boot_files(tree: Path, spec: DiskSpec, layout: Layout) -> BootFiles:
     Every `cmdline.txt` below the boot mount counts (releases with `os_prefix` have several), and what a `cmdline=` of a
     config.txt names. Where there is none, there is one in the top. Raises OSError where one cannot be read.
     """
-    root, boot = reference(spec, layout, layout.root.number), reference(spec, layout, layout.boot.number)
+    root, boot = reference(spec, layout.root), reference(spec, layout.boot)
     source = resolve_in(tree, spec.boot_mount)
     lines = {name: _read(tree, source, name) for name in _cmdlines(source) or ("cmdline.txt",)}
     fstab = resolve_in(tree, _FSTAB)

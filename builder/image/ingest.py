@@ -13,7 +13,8 @@ from typing import Literal
 from builder.errors import FetchError, HostError, InputError, Problem
 from builder.host.confine import resolve_in
 from builder.image.attach import Attached, Method, attached
-from builder.image.open import Partition, require_readable_packing
+from builder.image.open import require_readable_packing
+from builder.image.partitions import Layout, Partition
 from builder.run import CommandError, find_tool, require_root, run
 
 Identify = Literal["label", "partuuid", "uuid", "device"]
@@ -33,26 +34,14 @@ _COMMAND_LINES = ("cmdline.txt", "current/cmdline.txt")  # Ubuntu from 25.10 kee
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartitionFacts:
-    """What a partition was in the base image. `start` and `size` are bytes; `uuid` is the file system's."""
-
-    label: str
-    uuid: str
-    start: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BaseFacts:
     """The style of a base image, which what is published from it keeps.
 
-    `disk_id` is the MBR's 32 bits; `boot_mount` is where fstab mounts the FAT partition; `identify` is how `root=` on
-    the kernel command line (else fstab) names the root partition.
+    `boot_mount` is where fstab mounts the FAT partition; `identify` is how `root=` on the kernel command line (else
+    fstab) names the root partition.
     """
 
-    disk_id: int
-    boot: PartitionFacts
-    root: PartitionFacts
+    layout: Layout
     boot_mount: str
     identify: Identify
 
@@ -102,12 +91,9 @@ def looked_into(image: Path, scratch: Path, *, method: Method = "auto") -> Itera
 
 def _base_facts(found: Attached, root: Path) -> BaseFacts:
     layout, fstab = found.layout, _read(root, "/etc/fstab")
-    boot = _partition_facts(layout.boot)
     return BaseFacts(
-        disk_id=layout.disk_id,
-        boot=boot,
-        root=_partition_facts(layout.root),
-        boot_mount=find_boot_mount(fstab, boot, layout.boot.partuuid),
+        layout=layout,
+        boot_mount=find_boot_mount(fstab, layout.boot),
         identify=find_identify(_command_line(found), fstab),
     )
 
@@ -145,10 +131,6 @@ def _copy(source: Path, into: Path) -> None:
     run(["cp", *how, f"{source}/.", into], what="copying the root partition")
 
 
-def _partition_facts(partition: Partition) -> PartitionFacts:
-    return PartitionFacts(label=partition.label, uuid=partition.uuid, start=partition.start, size=partition.size)
-
-
 def _read(root: Path, path: str) -> str:
     """Return a text file inside a root, "" when there is none; symbolic links do not lead out of it."""
     file = resolve_in(root, path)
@@ -165,9 +147,9 @@ def _fstab(text: str) -> list[tuple[str, str, str]]:
     return [(row[0], row[1], row[2]) for row in rows if len(row) >= 3]  # noqa: PLR2004 - type is the third field
 
 
-def find_boot_mount(fstab: str, boot: PartitionFacts, partuuid: str) -> str:
+def find_boot_mount(fstab: str, boot: Partition) -> str:
     """Return where an fstab mounts the boot partition: by label, UUID or PARTUUID, else a FAT where it is usual."""
-    names = {f"LABEL={boot.label}", f"UUID={boot.uuid}", f"PARTUUID={partuuid}"}
+    names = {f"LABEL={boot.label}", f"UUID={boot.uuid}", f"PARTUUID={boot.partuuid}"}
     rows = _fstab(fstab)
     for what, where, _kind in rows:
         if what.replace('"', "") in names:

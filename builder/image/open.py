@@ -14,16 +14,11 @@ import mmap
 import os
 import re
 import shlex
-import struct
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
-
-import _ped
-import parted
 
 from builder.console import progress
 from builder.errors import InputError, Problem
@@ -32,6 +27,7 @@ from builder.host.scratch import temporary
 from builder.image.ext4_read import Ext4Reader, is_ext
 from builder.image.fat_read import FatReader, is_fat
 from builder.image.filesystem import FileSystem
+from builder.image.partitions import Partition, Table, TableError, read_table
 from builder.run import CommandError, find_tool, run
 
 COMPRESSIONS = (".zst", ".xz", ".gz")
@@ -39,49 +35,34 @@ _MAGICS = {".xz": b"\xfd7zXZ\0", ".zst": b"\x28\xb5\x2f\xfd", ".gz": b"\x1f\x8b"
 _UNREAD = {b"PK\x03\x04": "unzip", b"BZh": "bunzip2 --keep", b"7z\xbc\xaf": "7z x"}  # and what unpacks it
 _BOOT = re.compile(r"config\.txt|cmdline\.txt|bootcode\.bin|start.*\.elf|kernel.*\.img|vmlinuz.*")
 _LINE = 1 << 16  # bytes of a command line or an fstab
-_SECTOR = 512
 _PIECE = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partition:
-    """A partition. `start` and `size` are bytes. `type` is `0x0c` on MBR, a GUID on GPT.
-
-    `partuuid` is as Linux and its `root=PARTUUID=` say it: `<disk id>-<number>` on MBR, the partition's GUID on GPT, in
-    lower case. `filesystem` is vfat, ext4 (ext2 and ext3 too) or empty; then `label` and `uuid` are as well, and `free`
-    is 0.
-    """
-
-    number: int
-    start: int
-    size: int
-    type: str
-    active: bool
-    partuuid: str
-    filesystem: str = ""
-    label: str = ""
-    uuid: str = ""
-    free: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
     """An opened image; valid inside open_image's block.
 
-    `given` is what was asked for, `path` the (decompressed) file, `table` msdos or gpt. `boot` is the FAT that the
-    firmware reads, `root` the Linux root file system; they lie on `boot_partition` and `root_partition`.
+    `given` is what was asked for, `path` the (decompressed) file. `boot` is the FAT that the firmware reads, `root` the
+    Linux root file system; they lie on `boot_partition` and `root_partition`.
     """
 
     given: Path
     path: Path
-    size: int
-    table: str
-    disk_id: str
-    partitions: tuple[Partition, ...]
+    table: Table
     boot: FileSystem | None
     boot_partition: Partition | None
     root: Ext4Reader
     root_partition: Partition
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.table.size
+
+    @property
+    def partitions(self) -> tuple[Partition, ...]:
+        """Its partitions, by number."""
+        return self.table.partitions
 
 
 @contextlib.contextmanager
@@ -101,14 +82,16 @@ def open_image(path: Path) -> Iterator[Image]:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is empty"
             raise _unusable(path, f"cannot be read: {reason}") from error
-        table, disk_id, partitions = _partition_table(plain, data, path)
-        systems, broken = _file_systems(plain, data, partitions, path)
+        try:
+            table = read_table(plain, data)
+        except TableError as error:
+            raise _unusable(path, str(error)) from error
+        systems, broken = _file_systems(plain, data, table.partitions, path)
         for each in systems.values():
             stack.callback(each.close)
         if broken and not any(isinstance(each, Ext4Reader) for each in systems.values()):
             raise broken[0]
-        described = tuple(_described(each, systems.get(each.number)) for each in partitions)
-        yield _image(path, plain, (table, disk_id, len(data)), described, systems)
+        yield _image(path, plain, _with_systems(table, systems), systems)
 
 
 def packing_of(file: Path) -> str:
@@ -185,60 +168,6 @@ def _copy_sparse(source: lzma.LZMAFile | gzip.GzipFile, target: IO[bytes]) -> No
     target.truncate()
 
 
-def _partition_table(plain: Path, data: mmap.mmap, path: Path) -> tuple[str, str, tuple[Partition, ...]]:
-    """Return the kind of table, the disk's id and its partitions, without what is in them."""
-    try:
-        device = parted.getDevice(str(plain))
-        device.removeFromCache()  # libparted would remember the size of a file that is since rewritten
-        disk = parted.newDisk(device)
-        found = [(part.number, part.geometry.start, part.geometry.length, part.active) for part in disk.partitions]
-        table, sector = str(disk.type), int(device.sectorSize)
-    except (_ped.DiskException, _ped.IOException, _ped.DeviceException, _ped.PartitionException) as error:
-        raise _unusable(path, f"no usable partition table: {' '.join(str(error).split())}") from error
-    if table == "msdos":
-        disk_id = f"{struct.unpack_from('<I', data, 440)[0]:08x}"
-    elif table == "gpt":
-        disk_id = str(uuid.UUID(bytes_le=data[sector + 56 : sector + 72]))
-    else:
-        raise _unusable(path, f"the partition table is '{table}', not msdos or gpt: is it a file system, not an image?")
-    partitions = []
-    for number, start, length, active in sorted(found):
-        kind, partuuid, bootable = (
-            _mbr_facts(data, number, disk_id) if table == "msdos" else _gpt_facts(data, number, sector)
-        )
-        if active and (start + length) * sector > len(data):
-            raise _unusable(path, f"partition {number} ends behind the end of the image: it is cut short")
-        if active:
-            partitions.append(
-                Partition(
-                    number=number,
-                    start=start * sector,
-                    size=length * sector,
-                    type=kind,
-                    active=bootable,
-                    partuuid=partuuid,
-                )
-            )
-    return table, disk_id, tuple(partitions)
-
-
-def _mbr_facts(data: mmap.mmap, number: int, disk_id: str) -> tuple[str, str, bool]:
-    """Return type, PARTUUID, bootable; logical partitions (5 and up) have their entries elsewhere and no type here."""
-    partuuid = f"{disk_id}-{number:02x}"
-    if not 1 <= number <= 4:  # noqa: PLR2004 - the four entries of the table
-        return "", partuuid, False
-    at = 446 + (number - 1) * 16
-    return f"0x{data[at + 4]:02x}", partuuid, data[at] == 0x80  # noqa: PLR2004 - the flag
-
-
-def _gpt_facts(data: mmap.mmap, number: int, sector: int) -> tuple[str, str, bool]:
-    """Return type GUID, PARTUUID, legacy bootable (UEFI specification 2.10, 5.3: header in sector 1)."""
-    entries, _count, length = struct.unpack_from("<QII", data, sector + 72)
-    at = entries * sector + (number - 1) * length
-    kind, partuuid = (str(uuid.UUID(bytes_le=data[at + 16 * index : at + 16 * index + 16])) for index in (0, 1))
-    return kind, partuuid, bool(data[at + 48] & 4)
-
-
 def _file_systems(
     plain: Path, data: mmap.mmap, partitions: tuple[Partition, ...], path: Path
 ) -> tuple[dict[int, FatReader | Ext4Reader], list[InputError]]:
@@ -257,40 +186,24 @@ def _file_systems(
     return found, broken
 
 
-def _described(partition: Partition, system: FileSystem | None) -> Partition:
-    if system is None:
-        return partition
-    return Partition(
-        number=partition.number,
-        start=partition.start,
-        size=partition.size,
-        type=partition.type,
-        active=partition.active,
-        partuuid=partition.partuuid,
-        filesystem=system.kind,
-        label=system.label,
-        uuid=system.uuid,
-        free=system.free,
-    )
+def _with_systems(table: Table, systems: Mapping[int, FileSystem]) -> Table:
+    """Return a table whose partitions say what is in them."""
+    partitions = [
+        replace(each, filesystem=system.kind, label=system.label, uuid=system.uuid, free=system.free)
+        if (system := systems.get(each.number)) is not None
+        else each
+        for each in table.partitions
+    ]
+    return replace(table, partitions=tuple(partitions))
 
 
-def _image(
-    given: Path,
-    path: Path,
-    disk: tuple[str, str, int],
-    partitions: tuple[Partition, ...],
-    systems: dict[int, FatReader | Ext4Reader],
-) -> Image:
-    by_number = {each.number: each for each in partitions}
-    root, boot = choose(given, partitions, systems)
-    table, disk_id, size = disk
+def _image(given: Path, path: Path, table: Table, systems: dict[int, FatReader | Ext4Reader]) -> Image:
+    by_number = {each.number: each for each in table.partitions}
+    root, boot = choose(given, table.partitions, systems)
     return Image(
         given=given,
         path=path,
-        size=size,
         table=table,
-        disk_id=disk_id,
-        partitions=partitions,
         boot=None if boot is None else systems[boot],
         boot_partition=None if boot is None else by_number[boot],
         root=_ext4(systems[root]),

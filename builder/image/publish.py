@@ -34,7 +34,7 @@ from builder.image.ext4_write import Ext4, measure, select, size_for, write_ext4
 from builder.image.fat_write import Fat, write_fat
 from builder.image.identify import BootFiles, boot_files
 from builder.image.manifest import MANIFEST, read_manifest
-from builder.image.partitions import MIB, DiskSpec, Layout, make_id32, make_layout, make_uuid, write_partition_table
+from builder.image.partitions import MIB, DiskSpec, Layout, Table, make_id32, make_layout, make_uuid, write_table
 from builder.image.spdx import Checksums, Subject, make_sbom
 from builder.run import CommandError
 
@@ -143,7 +143,7 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     result = scratch / "result"
     result.mkdir()
     image = result / f"{request.name}.img"
-    write_partition_table(image, layout)
+    write_table(image, layout.table)
     files = boot_files(request.tree, request.disk, layout)
     console.step("boot partition")
     _write_boot(request, image, layout, files, scratch)  # the quick one first: what does not fit is said at once
@@ -187,7 +187,7 @@ def _add_products(request: PublishRequest, result: Path, layout: Layout) -> str:
     image = result / f"{request.name}.img"
     with ThreadPoolExecutor() as threads:
         packing = [threads.submit(compress, image, kind) for kind in request.compress]
-        mapping = threads.submit(lambda: make_bmap(image, used_ranges(image, layout)))
+        mapping = threads.submit(lambda: make_bmap(image, used_ranges(image, layout.table)))
         sums = {image.name: file_digest(image)}
         digest = sums[image.name]
         subject = Subject(name=request.name, digest=digest, epoch=request.epoch, checksums=request.checksums)
@@ -215,10 +215,19 @@ def _facts(request: PublishRequest, layout: Layout, result: Path, sums: Mapping[
         "identity": request.identity,
         "key": request.key,
         "epoch": request.epoch,
-        "disk": {**asdict(layout), "disk_id": f"{layout.disk_id:08x}"},
+        "disk": _disk(layout.table),
         "files": {name: {"sha256": sum_, "size": (result / name).stat().st_size} for name, sum_ in sums.items()},
         "build": dict(request.manifest),
     }
+
+
+def _disk(table: Table) -> dict[str, Any]:
+    """Return a disk as manifest.json has it."""
+    partitions = [
+        {"number": each.number, "kind": int(each.type, 16), "start": each.start, "size": each.size, "label": each.label}
+        for each in table.partitions
+    ]
+    return {"disk_id": table.disk_id, "size": table.size, "partitions": partitions}
 
 
 def _place(request: PublishRequest, result: Path, digest: str) -> Published:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 from builder.image.filesystem import FileSystem
-from builder.image.open import Image, Partition
+from builder.image.open import Image
+from builder.image.partitions import Partition
 from builder.verify.boot_chain_identities import check_identities
 from builder.verify.finding import Finding, judge
 

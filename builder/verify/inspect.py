@@ -13,7 +13,8 @@ from builder.console import size
 from builder.firmware.simulate import PI5_ORDER
 from builder.image.filesystem import FileSystem
 from builder.image.kernel import read_kernel
-from builder.image.open import Image, Partition
+from builder.image.open import Image
+from builder.image.partitions import Partition
 from builder.image.passwd import parse_id
 from builder.packages.dpkg_status import STATUS, Package, parse_status
 from builder.printable import one_line
@@ -102,8 +103,8 @@ def inspect(image: Image) -> Inspection:
     return Inspection(
         image=str(image.given),
         size=image.size,
-        table=image.table,
-        disk_id=image.disk_id,
+        table=image.table.kind,
+        disk_id=image.table.disk_id,
         partitions=image.partitions,
         os=_os_release(root),
         hostname=text_of(root, "/etc/hostname").strip(),

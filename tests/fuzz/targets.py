@@ -39,10 +39,11 @@ from builder.host.artifacts import find_checksum
 from builder.host.dhcp_client import read_offer
 from builder.host.ssh_keys import key_problem
 from builder.image.identify import edit_fstab, set_root
-from builder.image.ingest import PartitionFacts, find_boot_mount, find_identify
+from builder.image.ingest import find_boot_mount, find_identify
 from builder.image.initramfs import read_initramfs
 from builder.image.kernel import read_kernel
 from builder.image.open import open_image
+from builder.image.partitions import Partition
 from builder.inventory.edit import add_nodes, remove_node, rename_node
 from builder.inventory.names import AddressRange, mac_of, range_of, serial_of
 from builder.inventory.pi_info import NewNode, import_pi_info
@@ -115,7 +116,7 @@ def _contents(path: str) -> bytes:
     return content
 
 
-_BOOT_FACTS = PartitionFacts(label="bootfs", uuid="1-2", start=0, size=0)
+_BOOT = Partition(number=1, type="0x0c", partuuid="1-2", label="bootfs", uuid="1-2", start=0, size=0)
 
 
 def _edited(path: Path) -> None:
@@ -379,7 +380,7 @@ IMAGE = (
             lambda text: fstab_without_disks(text, "/boot"),
             lambda text: edit_fstab(text, {"/": "LABEL=x"}),
             lambda text: find_identify("root=x", text),
-            lambda text: find_boot_mount(text, _BOOT_FACTS, "1-2"),
+            lambda text: find_boot_mount(text, _BOOT),
         ),
     ),
     Target(name="partition-table", seeds=_image_seed(0, 512), feed=_patched(0), weight=0.1),

@@ -19,7 +19,7 @@ from builder.host.fetch import UnreachableError
 from builder.host.hashing import file_digest
 from builder.image import attach
 from builder.image.attach import Method, attached
-from builder.image.ingest import BaseFacts, ImagePlaces, PartitionFacts, ingest, unpack
+from builder.image.ingest import BaseFacts, ImagePlaces, ingest, unpack
 from builder.recipe.schema import BaseImage
 from builder.run import run, spawn
 from tests.signing import Signer, signer
@@ -110,18 +110,13 @@ def check(tree: Path, facts: BaseFacts, style: Style, made: Made) -> None:
     assert {path.stat().st_mode & 0o7777 for path in [boot, *boot.rglob("*")]} == {0o755}
     assert (boot / "cmdline.txt").stat().st_mtime == 1_700_000_000
     assert (tree / "srv" / "odd" / "sparse").stat().st_blocks * 512 < images.SPARSE_SIZE // 4
-    assert facts == BaseFacts(
-        disk_id=style.disk_id,
-        boot=PartitionFacts(label=style.boot_label, uuid=facts.boot.uuid, start=style.start, size=images.BOOT_SIZE),
-        root=PartitionFacts(
-            label=style.root_label, uuid=facts.root.uuid, start=style.start + images.BOOT_SIZE, size=images.ROOT_SIZE
-        ),
-        boot_mount="/boot/firmware",
-        identify=facts.identify,
-    )
-    assert facts.identify == style.identify
-    assert facts.boot.uuid
-    assert facts.root.uuid
+    assert (facts.boot_mount, facts.identify) == ("/boot/firmware", style.identify)
+    boot_part, root_part = facts.layout.boot, facts.layout.root
+    assert facts.layout.table.disk_id == f"{style.disk_id:08x}"
+    assert (boot_part.label, boot_part.start, boot_part.size) == (style.boot_label, style.start, images.BOOT_SIZE)
+    assert (root_part.label, root_part.start, root_part.size) == (style.root_label, boot_part.end, images.ROOT_SIZE)
+    assert boot_part.uuid
+    assert root_part.uuid
 
 
 def in_cache(directory: Path) -> ImagePlaces:

@@ -8,7 +8,7 @@ import pytest
 
 from builder.errors import HostError
 from builder.image import attach
-from builder.image.open import Partition
+from builder.image.partitions import Partition
 
 pytestmark = pytest.mark.tools
 

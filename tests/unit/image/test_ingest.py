@@ -9,11 +9,13 @@ import pytest
 
 from builder.errors import InputError
 from builder.image.attach import read_layout
-from builder.image.ingest import PartitionFacts, find_boot_mount, find_identify
+from builder.image.ingest import find_boot_mount, find_identify
+from builder.image.partitions import Partition
 from tests.images import DEBIAN, MIB, make_image
 
-BOOT = PartitionFacts(label="bootfs", uuid="12C4-97FD", start=4 << 20, size=64 << 20)
-PARTUUID = "0a1b2c3d-01"
+BOOT = Partition(
+    number=1, type="0x0c", partuuid="0a1b2c3d-01", label="bootfs", uuid="12C4-97FD", start=4 << 20, size=64 << 20
+)
 
 
 @pytest.mark.parametrize(
@@ -28,13 +30,13 @@ PARTUUID = "0a1b2c3d-01"
     ],
 )
 def test_the_boot_mount_is_read_from_fstab(fstab: str, where: str) -> None:
-    assert find_boot_mount(fstab, BOOT, PARTUUID) == where
+    assert find_boot_mount(fstab, BOOT) == where
 
 
 @pytest.mark.parametrize("fstab", ["", "LABEL=rootfs / ext4 defaults", "/dev/sda1 /mnt vfat", "LABEL=bootfs /boot"])
 def test_an_fstab_without_the_boot_partition(fstab: str) -> None:
     with pytest.raises(InputError, match="does not mount its boot partition"):
-        find_boot_mount(fstab, BOOT, PARTUUID)
+        find_boot_mount(fstab, BOOT)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,7 @@ def image(directory: Path, sector: bytes, sectors: int) -> Path:
 @pytest.mark.tools
 def test_reads_the_layout_of_a_raspberry_pi(tmp_path: Path) -> None:
     layout = read_layout(make_image(tmp_path / "a.img", DEBIAN))
-    assert layout.disk_id == 0xDEADBEEF
+    assert layout.table.disk_id == "deadbeef"
     assert (layout.boot.number, layout.boot.start, layout.boot.size) == (1, MIB, DEBIAN.boot_size)
     assert (layout.root.number, layout.root.size, layout.root.label) == (2, DEBIAN.root_size, "rootfs")
 

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.tools
 )
 def test_layouts(tmp_path: Path, layout: Layout, labels: tuple[str, str]) -> None:
     with open_image(make_image(tmp_path / "a.img", layout)) as image:
-        assert image.table == "msdos"
-        assert image.disk_id == "deadbeef"
+        assert image.table.kind == "msdos"
+        assert image.table.disk_id == "deadbeef"
         assert [(each.type, each.start, each.filesystem) for each in image.partitions] == [
             ("0x0c", MIB, "vfat"),
             ("0x83", 5 * MIB, "ext4"),
@@ -205,7 +205,7 @@ def test_gpt(tmp_path: Path) -> None:
         file.seek(1024 + 128 + 16)
         guid = file.read(16)
     with open_image(path) as image:
-        assert image.table == "gpt"
+        assert image.table.kind == "gpt"
         assert [each.filesystem for each in image.partitions] == ["vfat", "ext4"]
         assert bytes.fromhex(image.partitions[1].partuuid.replace("-", ""))[8:] == guid[8:]
         assert image.partitions[1].type == "0fc63daf-8483-4772-8e79-3d69d8477de4"
