@@ -56,6 +56,7 @@ COMMANDS = {
     "backup": ("backup", "List nodes' backups, change their passwords."),
     "restore": ("backup", "Bring a backup of NODE back."),
     "metrics": ("metrics", "Give forwarders of metrics their credentials."),
+    "monitoring": ("monitoring", "Configure what watches the cluster."),
     "gc": ("build", "Remove what no build uses from the cache."),
 }
 

@@ -12,6 +12,7 @@ from builder import console
 from builder.cli import tables
 from builder.cli.names import Commands
 from builder.cli.options import Function, cluster_option, dry_run_option, example, json_option, plain, table_options
+from builder.cli.rendered import print_changes, write_files
 
 if TYPE_CHECKING:
     from builder.services.files import ConfigFile, Serving
@@ -84,18 +85,7 @@ def render(role: Literal["login", "backup"], cluster_file: Path | None, output: 
     Of a file like /etc/hosts it is only the part that pibuild writes. Needs no root.
     """
     _, files = _files(role, cluster_file)
-    if output is not None:
-        for file in files:
-            path = output / file.path.relative_to("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(file.text)
-    if as_json:
-        console.print_json(plain([{"path": str(file.path), "text": file.text} for file in files]))
-    elif output is not None:
-        console.say(f"{output}: {len(files)} files")
-    else:
-        for file in files:
-            console.say(f"==> {file.path} <==\n{file.text}")
+    write_files(files, output, as_json=as_json)
 
 
 @services.command(
@@ -112,21 +102,10 @@ def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path
 
     Compares with the files of this machine. Needs no root as long as they can be read.
     """
-    _, files = _files(role, cluster_file)
-    _print_changes(files, root, as_json=as_json)
-
-
-def _print_changes(files: tuple[ConfigFile, ...], root: Path, *, as_json: bool) -> None:
     from builder.services.apply import compare
 
-    changes = compare(files, root)
-    if as_json:
-        console.print_json([{**plain(change), "path": str(change.path), "kind": change.kind} for change in changes])
-        return
-    for change in changes:
-        console.say("\n".join(change.lines()) or f"{change.path}: {change.kind}, empty")
-    if not changes:
-        console.say("nothing to change")
+    _, files = _files(role, cluster_file)
+    print_changes(compare(files, root), as_json=as_json)
 
 
 @services.command(
@@ -194,6 +173,7 @@ def apply(
     """
     from builder.run import require_root
     from builder.services.apply import apply as apply_files
+    from builder.services.apply import compare
     from builder.services.check import say_checked
     from builder.services.files import shortcoming
     from builder.services.live_disk import sharing
@@ -202,7 +182,7 @@ def apply(
 
     here, files = _files(role, cluster_file)
     if dry_run:
-        _print_changes(files, root, as_json=as_json)
+        print_changes(compare(files, root), as_json=as_json)
         return
     live = root == Path("/")
     if live:

@@ -37,6 +37,8 @@ _REPOSITORY = re.compile(r"(rest:https?://|s3:https?://|sftp:|/)[^\s'\"`$\\]+")
 _SCHEDULE = re.compile(r"[A-Za-z0-9*:,./~ -]+")  # systemd.time(7), calendar events
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")  # IFNAMSIZ of linux/if.h
 
+_FILE = re.compile(r"(/[A-Za-z0-9_.@+-]+)+")
+_MAIL = re.compile(r"[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+")
 _STORE = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[A-Za-z0-9/_.~?=&-]*")  # one word to systemd and to vmagent
 _NUMBERS = re.compile(r"((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\.(?!$)|$)){4}")
 
@@ -62,6 +64,7 @@ class Checks:
         self.check_names()
         self.check_servers()
         self.check_backup()
+        self.check_monitoring()
         for path, settings in self.levels():
             self.check_settings(path, settings)
         self.check_identities()
@@ -229,6 +232,34 @@ class Checks:
         for index, pattern in enumerate(backup.exclude):
             if not pattern.strip() or "\n" in pattern:
                 self.complain((*path, "exclude", index), f"'{pattern}' is not a pattern")
+
+    def check_monitoring(self) -> None:
+        """Check who watches, that alerts reach somebody, and that what names a file names one."""
+        monitoring = self.file.cluster.monitoring
+        if monitoring is None:
+            return
+        path = ("cluster", "monitoring")
+        if monitoring.server is not None and monitoring.server not in self.names:
+            meant = did_you_mean(monitoring.server, self.names)
+            self.complain((*path, "server"), f"monitoring server '{monitoring.server}' is not among the nodes{meant}")
+        if monitoring.email is None and monitoring.webhook is None:
+            hint = "monitoring: {webhook: {url: …}} or {email: {to: […], sender: …, smarthost: …}}"
+            self.complain(path, "alerts would reach nobody: neither email nor webhook is set", hint)
+        for name, hook in (("webhook", monitoring.webhook), ("deadman", monitoring.deadman)):
+            if hook is not None and (hook.url is None) == (hook.url_file is None):
+                self.complain((*path, name), f"{name}: either url or url_file", f"{name}: {{url_file: /etc/…}}")
+            for key, file in (("url_file", hook.url_file), ("token_file", hook.token_file)) if hook else ():
+                self.check_file((*path, name, key), file)
+        if monitoring.email is not None:
+            self.check_file((*path, "email", "password_file"), monitoring.email.password_file)
+            for index, address in enumerate([monitoring.email.sender, *monitoring.email.to]):
+                where = ("to", index - 1) if index else ("sender",)
+                self.form((*path, "email", *where), "address", address, _MAIL)
+
+    def check_file(self, path: Path, written: str | None) -> None:
+        """Complain about a file of the server's whose path is none."""
+        if written is not None and not _FILE.fullmatch(written):
+            self.complain(path, f"'{written}' is not an absolute path", "like /etc/pibuild/secrets/NAME")
 
     # --------------------------------------------------------------------------------------------------- the settings
 

@@ -196,6 +196,65 @@ class Backup(Written):
     )
 
 
+class Email(Written):
+    """Alerts by mail. The password is in a file of the server's, which the user prometheus can read."""
+
+    to: list[str] = Field(min_length=1, description="whom to write to")
+    sender: str = Field(description="whom the mail is from")
+    smarthost: str = Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]{1,5}$", description="mail server and port: mail.example:587")
+    username: str | None = Field(default=None, description="how to log in there; without it nobody logs in")
+    password_file: str = Field(
+        default="/etc/pibuild/secrets/alerts-email.password", description="file on the server with the password"
+    )
+    tls: bool = Field(default=True, description="refuse a mail server without TLS")
+
+
+class Webhook(Written):
+    """Alerts by HTTP: a POST of Alertmanager's JSON. An address that is a secret stands in a file."""
+
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s?#@]+$", description="where to, when it is no secret")
+    url_file: str | None = Field(default=None, description="file on the server that holds the address")
+    token_file: str | None = Field(default=None, description="file on the server with a bearer token")
+
+
+class Limits(Written):
+    """From when on something is an alert."""
+
+    node_silent: int = Field(default=10, ge=8, le=1440, description="minutes without a heartbeat: a node is down")
+    site_fraction: float = Field(
+        default=0.6, gt=0, lt=1, description="more than this part of a site's nodes silent: the site is down"
+    )
+    temperature: int = Field(default=80, ge=40, le=110, description="degrees Celsius")
+    disk_free: int = Field(default=8, ge=1, le=50, description="percent of a file system")
+    backup_age: int = Field(default=36, ge=1, le=8760, description="hours since a node's last complete backup")
+    clock_offset: float = Field(default=2, gt=0, le=3600, description="seconds that a clock may be off")
+
+
+class Monitoring(Written):
+    """What watches the cluster: the store of metrics, the rules, and whom alerts reach (`email`, `webhook` or both).
+
+    Pages go to both; what can wait until the morning goes by mail, or to the webhook where there is no mail.
+    """
+
+    server: str | None = Field(default=None, description="node that runs it; default: the one master")
+    store: Literal["victoria-metrics", "prometheus"] = Field(
+        default="victoria-metrics", description="which of Debian's keeps the metrics"
+    )
+    retention: str = Field(default="365d", pattern=r"^[1-9][0-9]{0,4}d$", description="how long it keeps them")
+    limits: Limits = Field(default=Limits(), description="from when on something is an alert")
+    email: Email | None = Field(default=None, description="alerts by mail")
+    webhook: Webhook | None = Field(default=None, description="alerts by HTTP")
+    deadman: Webhook | None = Field(
+        default=None,
+        description="a receiver outside that expects a message every five minutes, and tells when none comes",
+    )
+    runbooks: str = Field(
+        default="docs/runbooks.md",
+        pattern=r"^[^\s#]+$",
+        description="where docs/runbooks.md is served; alerts link there",
+    )
+
+
 class Cluster(Written):
     """What all nodes have in common."""
 
@@ -217,6 +276,7 @@ class Cluster(Written):
     models: Models | None = Field(default=None, description="the store of models; without it no node fetches any")
     fleet: Fleet = Field(default=Fleet(), description="the manager that nodes report to")
     backup: Backup | None = Field(default=None, description="where backups go; without it no node makes any")
+    monitoring: Monitoring | None = Field(default=None, description="what watches the cluster, and whom it wakes")
 
 
 class InventoryFile(Written):

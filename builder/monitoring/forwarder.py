@@ -30,6 +30,24 @@ def scraped_by(inventory: Inventory, node: Node) -> tuple[Node, ...]:
     return (node, *others) if node.metrics.mode == "site-agent" else (node,)
 
 
+def unread(inventory: Inventory) -> tuple[Node, ...]:
+    """Return the nodes that no forwarder reads, and that a store has to read by itself."""
+    read = {each.name for node in inventory.nodes for each in scraped_by(inventory, node)}
+    return tuple(node for node in inventory.nodes if node.metrics.mode == "scraped" and node.name not in read)
+
+
+def scrape_jobs(inventory: Inventory, reader: Node) -> list[dict[str, object]]:
+    """Return the jobs of a store that reads nodes by itself: those that a forwarder has, for the nodes that none reads.
+
+    `reader` is the node that the store is on, at whose interval they are read.
+    """
+    import yaml  # noqa: PLC0415 - what renders other files does without
+
+    scraped = [_target(each, here=False) for each in unread(inventory)]
+    text = environment().from_string((_TEMPLATES / "scrape.yml.j2").read_text()).render(node=reader, scraped=scraped)
+    return [job for job in yaml.safe_load(text)["scrape_configs"] if job["job_name"] != "vmagent"]
+
+
 def certificates(inventory: Inventory, node: Node) -> str:
     """Return the certificates that sign the store's, "" for those that the system knows. Raises InputError."""
     if node.metrics.ca is None or node.metrics.mode not in FORWARDING:

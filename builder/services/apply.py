@@ -96,12 +96,7 @@ def compare(files: Sequence[ConfigFile], root: Path) -> tuple[Change, ...]:
 
     Raises InputError where pibuild's part of a file cannot be told, HostError for what cannot be read.
     """
-    changes = []
-    for file in files:
-        live = read_text(root, file.path)
-        after = wanted(root, file, live)
-        if live != after:
-            changes.append(Change(path=file.path, before=live, after=after))
+    changes = list(differing(files, root))
     needed = {file.path for file in files}
     for path, block in read_written(root).items():
         live = read_text(root, path)
@@ -111,6 +106,17 @@ def compare(files: Sequence[ConfigFile], root: Path) -> tuple[Change, ...]:
         if live != left:
             changes.append(Change(path=path, before=live, after=left))
     return tuple(sorted(changes, key=lambda change: change.path))
+
+
+def differing(files: Sequence[ConfigFile], root: Path) -> tuple[Change, ...]:
+    """Return which of the files differ under `root`. Raises as `compare` does."""
+    changes = []
+    for file in files:
+        live = read_text(root, file.path)
+        after = wanted(root, file, live)
+        if live != after:
+            changes.append(Change(path=file.path, before=live, after=after))
+    return tuple(changes)
 
 
 def apply(files: Sequence[ConfigFile], root: Path, *, servers: Servers | None = None) -> Applied:

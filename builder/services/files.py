@@ -91,8 +91,12 @@ def _templates() -> jinja2.Environment:
 
 
 def fill(template: str, here: Serving, **values: object) -> str:
+    """Return a template's text for a server of the nodes' boot."""
+    return filled(template, here.inventory, **values)
+
+
+def filled(template: str, inventory: Inventory, **values: object) -> str:
     """Return a template's text; `source`, `domain` and `nodes` are there for every template."""
-    inventory = here.inventory
     return (
         _templates()
         .get_template(template)

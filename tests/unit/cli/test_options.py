@@ -26,7 +26,7 @@ def _walk(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]
 COMMANDS = dict(_walk(cli.pibuild))
 READING = {
     "plan", "inspect", "diff", "boot", "node list", "node explain", "services render", "services diff",
-    "services check", "lab status", "models list", "models show", "models nodes", "fleet list", "backup list", "schema",
+    "services check", "monitoring render", "monitoring diff", "lab status", "models list", "models show", "models nodes", "fleet list", "backup list", "schema",
     "completion",
 }  # fmt: skip
 # what ends only when it is told to, or becomes another program
@@ -92,7 +92,8 @@ def test_an_option_means_the_same_wherever_it_is() -> None:
     one = ["--dry-run", "--json", "--wide", "--progress", "--cluster", "--dest", "--node", "--all", "--set"]
     assert {name: told for name, told in meanings.items() if name in one and len(told) > 1} == {}
     assert set(meanings["--group"]) == {"All nodes of a group.", "A group it is in; repeatable."}
-    assert set(meanings["--role"]) == {"All nodes of a role.", "The role of what is added."}
+    server = "The one node of this role is the server; default: cluster.monitoring.server, else the master."
+    assert set(meanings["--role"]) == {"All nodes of a role.", "The role of what is added.", server}
 
 
 @pytest.mark.parametrize("name", sorted(name for name in COMMANDS if name not in NO_JSON))
