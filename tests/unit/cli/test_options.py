@@ -26,8 +26,8 @@ def _walk(group: click.Group, *words: str) -> Iterator[tuple[str, click.Command]
 COMMANDS = dict(_walk(cli.pibuild))
 READING = {
     "plan", "inspect", "diff", "boot", "node list", "node explain", "services render", "services diff",
-    "services check", "monitoring render", "monitoring diff", "lab status", "models list", "models show", "models nodes",
-    "fleet list", "backup list", "schema", "completion",
+    "services check", "monitoring render", "monitoring diff", "lab status", "models list", "models show",
+    "models nodes", "fleet list", "backup list", "schema", "completion",
 }  # fmt: skip
 # what ends only when it is told to, or becomes another program
 LASTING = {"fleet serve", "lab ssh"}
