@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 _MOUNT, _NFS, _VERSION = 100005, 100003, 3
 _MNT, _LOOKUP = 1, 3  # procedures
-_NFS_PORT, _MOUNT_PORT = 2049, 20048  # what services_nfs has both servers listen at
+_NFS_PORT, _MOUNT_PORT = 2049, 20048  # where both of our NFS servers listen
 _LAST = 0x80000000  # of a record's fragments; RFC 5531, 11
 _LARGEST = 1 << 16  # bytes of an answer
 _PRIVILEGED = range(600, 1024)  # exports are for such ports alone (`secure`)

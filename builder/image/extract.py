@@ -1,6 +1,6 @@
 """Take the files out of the partitions of an image without mounting them.
 
-An ext file system is read by `ext4_reader`, and written with what every inode holds: hard links, extended attributes,
+An ext file system is read by `ext4_read`, and written with what every inode holds: hard links, extended attributes,
 set-user-id bits, device nodes, holes and fractions of a second. debugfs' `rdump` loses all of these, and follows what
 an image puts in its way: a symbolic link and a directory of one name, a name with slashes. Here every name is checked
 when it is read, and made below a descriptor of its directory, which was reached without following anything.

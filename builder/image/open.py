@@ -1,8 +1,8 @@
 """Open an image for reading: .img, .img.zst, .img.xz, .img.gz, a directory that a build published, a whole disk.
 
 No root, no mount, no loop device, whoever laid the image out: Ubuntu (system-boot, writable), Raspberry Pi OS (bootfs,
-rootfs), Debian, this project. The partition table is libparted's business, the file systems' are `fat_reader` and
-`ext4_reader`.
+rootfs), Debian, this project. The partition table is libparted's business, the file systems' are `fat_read` and
+`ext4_read`.
 """
 
 from __future__ import annotations

@@ -215,13 +215,13 @@ def _facts(request: PublishRequest, layout: Layout, result: Path, sums: Mapping[
         "identity": request.identity,
         "key": request.key,
         "epoch": request.epoch,
-        "disk": _disk(layout.table),
+        "disk": disk_facts(layout.table),
         "files": {name: {"sha256": sum_, "size": (result / name).stat().st_size} for name, sum_ in sums.items()},
         "build": dict(request.manifest),
     }
 
 
-def _disk(table: Table) -> dict[str, Any]:
+def disk_facts(table: Table) -> dict[str, Any]:
     """Return a disk as manifest.json has it."""
     partitions = [
         {"number": each.number, "kind": int(each.type, 16), "start": each.start, "size": each.size, "label": each.label}

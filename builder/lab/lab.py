@@ -8,7 +8,7 @@
             requests.get(f"http://{node.address}:9100/metrics")
 
 The servers are the real ones with what `pibuild services render` gives (lab_servers.py); a machine is QEMU with what a
-simulated bootloader got from the TFTP server (lab_machine.py). All of it ends with the block, and with this process
+simulated bootloader got from the TFTP server (machine.py). All of it ends with the block, and with this process
 however that ends. DEST/.lab is locked meanwhile: two labs must not run nodes from one directory.
 """
 
@@ -106,7 +106,7 @@ class LabNode:
 
     @property
     def state(self) -> str:
-        """What it does: loading, running, refused, off, lost; see lab_machine."""
+        """What it does: loading, running, refused, off, lost; see machine.py."""
         return str(self._said().get("state", "off")) if self.process is not None else "off"
 
     def _said(self) -> Mapping[str, Any]:

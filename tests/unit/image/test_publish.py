@@ -13,7 +13,7 @@ from builder.image.bmap import Range, make_bmap
 from builder.image.fat_write import Fat, write_fat
 from builder.image.identify import boot_files, edit_fstab, set_root
 from builder.image.partitions import MIB, DiskSpec, make_layout
-from builder.image.publish import PublishRequest
+from builder.image.publish import PublishRequest, disk_facts
 from builder.image.spdx import Subject, make_sbom
 from builder.run import run
 
@@ -187,3 +187,14 @@ def test_what_no_fat_can_hold(tmp_path: Path, make: object, message: str) -> Non
     with pytest.raises(InputError, match=message):
         write_fat(tmp_path / "x.img", fat, boot, scratch=tmp_path)
     assert not (tmp_path / "fat").exists()
+
+
+def test_a_disk_in_the_manifest() -> None:
+    assert disk_facts(LAYOUT.table) == {
+        "disk_id": "00000abc",
+        "size": LAYOUT.table.size,
+        "partitions": [
+            {"number": 1, "kind": 0x0C, "start": 8 * MIB, "size": 256 * MIB, "label": "bootfs"},
+            {"number": 2, "kind": 0x83, "start": 264 * MIB, "size": 8 * MIB, "label": "rootfs"},
+        ],
+    }
