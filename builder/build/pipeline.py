@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from builder.host.dirmode import is_open
 from builder.host.fetch import Patience
 from builder.host.mounts import enter_namespaces
 from builder.host.tree import compare
-from builder.image.capabilities import can_mend, capable_files
+from builder.image.capabilities import can_mend
 from builder.image.identity_signs import signs_in
 from builder.image.ingest import ImagePlaces
 from builder.image.open import open_image
@@ -162,8 +162,8 @@ def _build(recipe: Recipe, options: BuildOptions, cache: Cache, begun: float) ->
         entrance = can_log_in(tree)
         if published is None:
             with console.progress("publish"):
-                _report_capabilities(tree)
                 published = publish(_request(plan, tree, options, missing))
+                _report_capabilities(tree, published.capable)
         else:
             console.passed("publish", "unchanged")
             published = publish(_request(plan, tree, options, missing))
@@ -196,9 +196,9 @@ def _unknown_identities(shop: Workshop, plan: Plan, published: Published) -> tup
     return tuple(f"/{path} looks like {sign}" for path, sign in signs.items() if is_of_packages(shop, plan, path))
 
 
-def _report_capabilities(tree: Path) -> None:
+def _report_capabilities(tree: Path, capable: Sequence[str]) -> None:
     """Say what a node with an NFS root would lose."""
-    files = ", ".join(f"/{one_line(path.relative_to(tree))}" for path in capable_files(tree))
+    files = ", ".join(f"/{one_line(path)}" for path in capable)
     if files and can_mend(tree):
         console.note(f"file capabilities, which NFS does not carry: {files}; a node that boots over it gets them back")
     elif files:

@@ -116,15 +116,21 @@ def _is_power(number: int) -> bool:
 
 
 def write_ext4(
-    image: Path, ext4: Ext4, source: Path, entries: Sequence[Entry], *, override: Mapping[str, bytes] | None = None
+    image: Path,
+    ext4: Ext4,
+    source: Path,
+    entries: Sequence[Entry],
+    usage: Usage,
+    *,
+    override: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the entries of `source` into the image, where there must be nothing but zeros.
 
-    `entries` come from `walk` through `select`; `override` has content to write for some paths instead of the tree's.
+    `entries` come from `walk` through `select`, `usage` from `measure`; `override` has content to write for some paths
+    instead of the tree's.
     Modification times after the epoch become the epoch, all other times are the epoch. Raises InputError when the tree
     does not fit or holds a name that debugfs cannot take, HostError or CommandError when a tool fails.
     """
-    usage = measure(source, entries)
     _check_fits(ext4, usage)
     environment = {
         "MKE2FS_CONFIG": str(_CONFIG),

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from builder.host.files import sync
 from builder.host.hashing import digest_of, file_digest
 from builder.host.locks import locked
 from builder.host.scratch import sweep, work_in
-from builder.host.tree import Entry, walk
+from builder.host.tree import walk
 from builder.host.unwritable import DiskFullError, is_full, unwritable
 from builder.image.bmap import make_bmap, used_ranges
+from builder.image.capabilities import CAPABILITY
 from builder.image.compress import Compression, compress
-from builder.image.ext4_write import Ext4, measure, select, size_for, write_ext4
+from builder.image.ext4_write import Ext4, Usage, measure, select, size_for, write_ext4
 from builder.image.fat_write import Fat, write_fat
 from builder.image.identify import BootFiles, boot_files
 from builder.image.manifest import MANIFEST, read_manifest
@@ -77,13 +78,17 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A whole result. `digest` is the image's SHA-256, `files` are sizes in bytes; `reused`: it was there before."""
+    """A whole result. `digest` is the image's SHA-256, `files` are sizes in bytes; `reused`: it was there before.
+
+    `capable` are the files with capabilities(7) in a tree that was published now, relative to it, in order.
+    """
 
     directory: Path
     image: Path
     digest: str
     files: Mapping[str, int]
     reused: bool
+    capable: tuple[str, ...] = ()
 
 
 def publish(request: PublishRequest) -> Published:
@@ -119,12 +124,11 @@ def find_published(request: PublishRequest) -> Published | None:
     return None
 
 
-def plan_layout(request: PublishRequest, entries: tuple[Entry, ...]) -> Layout:
-    """Return where the partitions will lie: the root of the given size, or of what the entries need and the slack."""
+def plan_layout(request: PublishRequest, usage: Usage) -> Layout:
+    """Return where the partitions will lie: the root of the given size, or of what the tree takes and the slack."""
     disk = request.disk
     size = disk.root_size
     if size is None:
-        usage = measure(request.tree, entries)
         size = size_for(usage, slack_percent=disk.slack_percent, slack_bytes=disk.slack_bytes)
     return make_layout(disk, disk_id=make_id32(request.key, "disk"), root_size=size)
 
@@ -138,7 +142,8 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
             f"the tree has no directory {request.disk.boot_mount}",
             hint="disk.boot.mount names the directory that holds the boot partition's content",
         )
-    layout = plan_layout(request, entries)
+    usage = measure(request.tree, entries)
+    layout = plan_layout(request, usage)
     _check_room(request, layout)
     result = scratch / "result"
     result.mkdir()
@@ -148,13 +153,15 @@ def _make(request: PublishRequest, scratch: Path) -> Published:
     console.step("boot partition")
     _write_boot(request, image, layout, files, scratch)  # the quick one first: what does not fit is said at once
     console.step("root partition")
-    _write_root(request, image, layout, entries, files)
+    write_ext4(image, _ext4(request, layout), request.tree, entries, usage, override=files.root)
     console.step(" and ".join(["checksums", *(f"{image.name}.{kind}" for kind in request.compress)]))
     digest = _add_products(request, result, layout)
     for path in (*result.iterdir(), result):
         sync(path)
     with _alone(request.output / request.name):  # an equal build may be about to place its own
-        return _place(request, result, digest)
+        placed = _place(request, result, digest)
+    capable = (entry.path for entry in entries if any(name == CAPABILITY for name, _ in entry.xattrs))
+    return replace(placed, capable=tuple(sorted(capable)))
 
 
 def _write_boot(request: PublishRequest, image: Path, layout: Layout, files: BootFiles, scratch: Path) -> None:
@@ -169,17 +176,14 @@ def _write_boot(request: PublishRequest, image: Path, layout: Layout, files: Boo
     write_fat(image, fat, source, scratch=scratch, root=request.tree, override=files.boot)
 
 
-def _write_root(
-    request: PublishRequest, image: Path, layout: Layout, entries: tuple[Entry, ...], files: BootFiles
-) -> None:
-    ext4 = Ext4(
+def _ext4(request: PublishRequest, layout: Layout) -> Ext4:
+    return Ext4(
         offset=layout.root.start,
         size=layout.root.size,
         label=layout.root.label,
         uuid=make_uuid(request.key, layout.root.label),
         epoch=request.epoch,
     )
-    write_ext4(image, ext4, request.tree, entries, override=files.root)
 
 
 def _add_products(request: PublishRequest, result: Path, layout: Layout) -> str:
@@ -187,12 +191,11 @@ def _add_products(request: PublishRequest, result: Path, layout: Layout) -> str:
     image = result / f"{request.name}.img"
     with ThreadPoolExecutor() as threads:
         packing = [threads.submit(compress, image, kind) for kind in request.compress]
-        mapping = threads.submit(lambda: make_bmap(image, used_ranges(image, layout.table)))
-        sums = {image.name: file_digest(image)}
-        digest = sums[image.name]
+        bmap, digest = make_bmap(image, used_ranges(image, layout.table))
+        sums = {image.name: digest}
         subject = Subject(name=request.name, digest=digest, epoch=request.epoch, checksums=request.checksums)
         texts = {
-            f"{image.name}.bmap": mapping.result(),
+            f"{image.name}.bmap": bmap,
             f"{request.name}.spdx.json": make_sbom(request.tree, subject),
             "lock.yaml": request.lock_text,
         }

@@ -23,11 +23,12 @@ OWN = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 def write(source: Path, image: Path, *, size: int | None = None) -> Ext4:
     entries = select(tree.walk(source), exclude=["boot/firmware"])
-    size = size or size_for(measure(source, entries), slack_percent=0, slack_bytes=0)
+    usage = measure(source, entries)
+    size = size or size_for(usage, slack_percent=0, slack_bytes=0)
     with image.open("wb") as file:
         file.truncate(OFFSET + size)
     ext4 = Ext4(offset=OFFSET, size=size, label="rootfs", uuid=OWN, epoch=EPOCH)
-    write_ext4(image, ext4, source, entries, override={"etc/fstab": b"new\n", "etc/added": b"added\n"})
+    write_ext4(image, ext4, source, entries, usage, override={"etc/fstab": b"new\n", "etc/added": b"added\n"})
     return ext4
 
 
@@ -103,7 +104,7 @@ def test_a_full_debugfs_is_not_taken_for_success(tmp_path: Path) -> None:
     late = {"etc/late": (source / "etc/late").read_bytes()}
     ext4 = Ext4(offset=OFFSET, size=32 * MIB, label="rootfs", uuid=OWN, epoch=EPOCH)
     with pytest.raises(HostError, match="Could not allocate block"):
-        write_ext4(tmp_path / "x.img", ext4, source, entries, override=late)
+        write_ext4(tmp_path / "x.img", ext4, source, entries, measure(source, entries), override=late)
 
 
 def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:

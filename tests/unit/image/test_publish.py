@@ -86,7 +86,9 @@ def test_a_partition_that_was_dropped_leaves_fstab_and_is_said(
 def test_the_text_of_a_block_map(tmp_path: Path) -> None:
     image = tmp_path / "x.img"
     image.write_bytes(b"a" * 4096 + bytes(8192) + b"b" * 5000)
-    text = make_bmap(image, [Range(first=0, last=0), Range(first=3, last=4)])
+    text, digest = make_bmap(image, [Range(first=0, last=0), Range(first=3, last=4)])
+    assert digest == hashlib.sha256(image.read_bytes()).hexdigest()
+    assert make_bmap(image, [Range(first=1, last=1)])[1] == digest  # also of what no range has
     assert "<ImageSize> 17288 </ImageSize>" in text
     assert "<BlocksCount> 5 </BlocksCount>" in text
     assert "<MappedBlocksCount> 3 </MappedBlocksCount>" in text
