@@ -67,65 +67,62 @@ def _series(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{written}}}"
 
 
-def _beats(default: str, **changed: str) -> dict[str, str]:
-    """Return heartbeats of every node of the inventory, some of them others."""
-    return {one(BEAT, node): changed.get(node, default) for node in NODES if changed.get(node, default)}
+def _beats(default: str, *, known: bool = True, **changed: str) -> dict[str, str]:
+    """Return heartbeats of every node of the inventory, some of them others; with `known` the inventory as series."""
+    beats = {one(BEAT, node): changed.get(node, default) for node in NODES if changed.get(node, default)}
+    roles = {"gate": "login", "a3": "master"}
+    info = {one("edge_node_info", node, role=roles.get(node, "worker")): "1x400" for node in NODES}
+    return {**beats, **(info if known else {})}
 
 
 _STEADY = "0+30x400"  # three hours and more, at the interval of 30 s
 _DEAD = "0+30x40 _x360"  # the last beat at 20 minutes
-_TWELVE = "0+30x40 _x60 3030+30x300"  # silent from 20 to 50 minutes
+_SILENT = "0+30x40 _x60 3030+30x300"  # from 20 to 50 minutes
 _VM, _PROM = ("victoria-metrics",), ("prometheus",)
+
+# With the inventory's own records. Of site a: silent for half an hour; none ever; a clock an hour ahead, and it dies.
+# Of site b: nine minutes; late. Of c: its time stands still. x9 is in no inventory.
+SINGLE = {
+    **_beats(
+        _STEADY,
+        known=False,
+        a1=_SILENT,
+        a2="",
+        a4="3600+30x40 _x360",
+        b1="0+30x40 _x17 1740+30x300",
+        b3="_x100 3000+30x300",
+        c1="0+30x40 1200x360",
+    ),
+    one(BEAT, "x9"): "0+30x60 _x300",
+}
+# 3 of 5 of site a, the login node among them for half an hour; 2 of 3 of b for half an hour; the only one of c.
+WIDE = _beats(_STEADY, a1=_DEAD, a2=_DEAD, gate=_SILENT, b1=_SILENT, b2=_SILENT, c1=_DEAD)
+ALL = _beats(_DEAD, c1="0+30x60 1800x20 2430+30x100")  # all at 20 minutes, the last at 30; one is back at 40
 
 PRESENCE = (
     Scenario(
         alert="NodeDown",
         interval="30s",
         chain=True,
-        series=_beats(_STEADY, a1=_TWELVE, c1="0+30x40 1200x360", b1="0+30x40 _x17 1740+30x300"),
+        series=SINGLE,
         fires={
             "29m": [],
             "30m": [],
             "33m30s": [of("a1"), of("c1")],
-            "49m": [of("a1"), of("c1")],
-            "53m": [of("c1")],
+            "39m": [of("a1"), of("a4"), of("c1")],
+            "49m": [of("a1"), of("a4"), of("c1")],
+            "53m": [of("a4"), of("c1")],
         },
-    ),
-    Scenario(  # the clock of one is an hour ahead, and it dies; one is not in the inventory
-        alert="NodeDown",
-        interval="30s",
-        chain=True,
-        series={**_beats(_STEADY, a1="3600+30x40 _x360"), one(BEAT, "x9"): _DEAD},
-        fires={"30m": [], "40m": [of("a1")]},
-    ),
-    Scenario(  # the login node has an alert of its own
-        alert="NodeDown", interval="30s", chain=True, series=_beats(_STEADY, gate=_DEAD), fires={"60m": []}
-    ),
-    Scenario(
-        alert="LoginDown",
-        severity="page",
-        interval="30s",
-        chain=True,
-        series=_beats(_STEADY, gate=_TWELVE, a1=_DEAD),
-        fires={"25m": [], "28m30s": [of("gate", role="login")], "49m": [of("gate", role="login")], "53m": []},
-    ),
-    Scenario(
-        alert="SiteDown",
-        severity="page",
-        interval="30s",
-        chain=True,
-        series=_beats(_STEADY, b1=_TWELVE, b2=_TWELVE, a1=_DEAD, a2=_DEAD, gate=_DEAD, c1=_DEAD),
-        fires={"24m": [], "27m30s": [{"site": "b"}], "49m": [{"site": "b"}], "54m30s": [{"site": "b"}], "58m": []},
     ),
     Scenario(
         alert="NodeNeverSeen",
         interval="30s",
         chain=True,
-        series=_beats(_STEADY, a2="", a1=_DEAD, b3="_x100 3000+30x300"),
+        series=SINGLE,
         fires={
             "29m": [],
             "32m": [of("a2", role="worker"), of("b3", role="worker")],
-            "60m": [of("a2", role="worker")],
+            "53m": [of("a2", role="worker")],
         },
     ),
     Scenario(
@@ -133,27 +130,38 @@ PRESENCE = (
         severity="info",
         interval="30s",
         chain=True,
-        series={**_beats(_STEADY), one(BEAT, "x9"): "0+30x60 _x300"},
+        series=SINGLE,
         fires={"9m": [], "12m": [of("x9")], "29m": [of("x9")], "37m": []},
     ),
-    Scenario(  # three times silent; twice
-        alert="NodeFlapping",
-        severity="info",
+    Scenario(
+        alert="LoginDown",
+        severity="page",
         interval="30s",
         chain=True,
-        series=_beats(
-            _STEADY,
-            a1="0+30x140 _x7 4440+30x3 _x7 4770+30x3 _x7 5100+30x300",
-            a2="0+30x140 _x7 4440+30x3 _x7 4770+30x300",
-        ),
-        fires={"84m": [], "90m": [of("a1", role="worker")], "160m": [of("a1", role="worker")], "182m": []},
+        series=WIDE,
+        fires={"25m": [], "28m30s": [of("gate", role="login")], "49m": [of("gate", role="login")], "53m": []},
+    ),
+    Scenario(
+        alert="SiteDown",
+        severity="page",
+        interval="30s",
+        chain=True,
+        series=WIDE,
+        fires={"24m": [], "27m30s": [{"site": "b"}], "49m": [{"site": "b"}], "54m30s": [{"site": "b"}], "58m": []},
+    ),
+    Scenario(  # the login node has an alert of its own
+        alert="NodeDown",
+        interval="30s",
+        chain=True,
+        series=WIDE,
+        fires={"30m": [], "40m": [of(node) for node in ("a1", "a2", "b1", "b2", "c1")]},
     ),
     Scenario(
         alert="NothingHeard",
         severity="page",
         interval="30s",
         chain=True,
-        series=_beats(_DEAD, c1="0+30x60 _x20 2430+30x100"),
+        series=ALL,
         fires={"33m": [], "35m30s": [{}], "39m": [{}], "43m": []},
     ),
     Scenario(
@@ -161,8 +169,20 @@ PRESENCE = (
         severity="none",
         interval="30s",
         chain=True,
-        series=_beats(_DEAD, c1="0+30x60 1800x20 2430+30x100"),
+        series=ALL,
         fires={"1m": [{}], "31m": [{}], "34m": [], "39m": [], "43m": [{}]},
+    ),
+    Scenario(  # three times silent; twice. vmalert begins with all silent, which is an hour ago by then
+        alert="NodeFlapping",
+        severity="info",
+        interval="30s",
+        chain=True,
+        series={
+            one(BEAT, "a1"): "0+30x140 _x7 4440+30x3 _x7 4770+30x3 _x7 5100+30x300",
+            one(BEAT, "a2"): "0+30x140 _x7 4440+30x3 _x7 4770+30x300",
+            **{one("edge_node_info", node, role="worker"): "1x400" for node in ("a1", "a2")},
+        },
+        fires={"84m": [], "90m": [of("a1", role="worker")], "160m": [of("a1", role="worker")], "182m": []},
     ),
     Scenario(
         alert="Maintenance",
@@ -177,8 +197,8 @@ PRESENCE = (
         alert="Maintenance",
         severity="none",
         interval="30m",
-        series={one("edge_maintenance_until_timestamp_seconds", "a1"): "27000x14 _x10", one("x", "a1"): "0x20"},
-        fires={"120m": [of("a1")], "440m": [of("a1")], "460m": []},
+        series={one("edge_maintenance_until_timestamp_seconds", "a1"): "30000x2 _x20"},
+        fires={"130m": [], "160m": [of("a1")], "390m": [of("a1")], "470m": []},
     ),
 )
 
@@ -209,8 +229,11 @@ HEALTH = (
             _throttled("a1", "under_voltage", "since_boot"): "0x11 1x40",
             _throttled("a2", "under_voltage", "since_boot"): "1x60",
             _throttled("a3", "throttled", "since_boot"): "0x11 1x40",
+            _throttled("a4", "under_voltage", "since_boot"): "0x11 1x40",
+            _throttled("a4", "under_voltage", "now"): "1x1 0x50",
+            _throttled("a4", "throttled", "since_boot"): "1x60",
         },
-        fires={"50m": [of("a2")], "65m": [of("a1")], "110m": [of("a1")], "125m": []},
+        fires={"50m": [of("a2")], "65m": [of("a1"), of("a4")], "110m": [of("a1"), of("a4")], "125m": []},
     ),
     Scenario(
         alert="UnderVoltage",
@@ -297,6 +320,7 @@ HEALTH = (
             **_disks("a3", "900-5x170"),
             **_disks("a4", "290x122 100x200"),
             **_disks("b1", "200-0.5x400", fstype="nfs"),
+            **_disks("b2", "0.5x400"),
         },
         fires={
             "590m": [],
@@ -324,6 +348,14 @@ HEALTH = (
             "39h45m": [of("a1")],
             "40h30m": [],
         },
+    ),
+    Scenario(
+        alert="BackupMissing",
+        series={
+            one("edge_node_info", "a1", backup="yes"): "1x30",
+            one("edge_backup_last_success_timestamp_seconds", "a1", job_name="system"): "-129600x30",
+        },
+        fires={"14m": [], "18m": [of("a1")]},
     ),
     Scenario(  # none ever; one that was made; a silent node; one that makes none; the last is two hours and more ago
         alert="BackupNever",
@@ -422,7 +454,7 @@ HEALTH = (
         severity="info",
         interval="6h",
         series={
-            one("edge_apt_upgrades_pending", "a1", archive="security"): "2x20 0x10",
+            one("edge_apt_upgrades_pending", "a1", archive="security"): "1x20 0x10",
             one("edge_apt_upgrades_pending", "a2", archive="security"): "0x30",
             one("edge_apt_upgrades_pending", "a3", archive="other"): "9x30",
         },
@@ -450,8 +482,15 @@ ITSELF = (
             one("vm_persistentqueue_bytes_pending", "a1", path="q"): "0+1000000x60 60000000x90",
             one("vm_persistentqueue_bytes_pending", "a2", path="q"): "20000000x150",
             one("vm_persistentqueue_bytes_pending", "a3", path="q"): "0+100000x150",
+            one("vm_persistentqueue_bytes_pending", "a4", path="q"): "20000000+30x150",
         },
-        fires={"31m": [], "33m": [of("a1")], "85m": [of("a1")], "95m": []},
+        fires={
+            "14m": [],
+            "31m": [of("a4")],
+            "33m": [of("a1"), of("a4")],
+            "85m": [of("a1"), of("a4")],
+            "95m": [of("a4")],
+        },
     ),
     Scenario(
         alert="MetricsLost",

@@ -114,7 +114,8 @@ def _disk(limits: Limits) -> tuple[Alert, ...]:
             name="DiskFillsSoon",
             severity="ticket",
             expr=f"min {_PLACE} (predict_linear(node_filesystem_avail_bytes{{{_DISKS}}}[6h], 86400)) < 0"
-            f" and on (site, node, mountpoint) min {_PLACE} ({free}) < 0.3",
+            f" and on (site, node, mountpoint) min {_PLACE}"
+            " (node_filesystem_avail_bytes / node_filesystem_size_bytes) < 0.3",
             tolerance="1h",
             summary="{{ $labels.mountpoint }} of {{ $labels.node }} is full within a day, if it goes on like this.",
             meaning="As it filled in the last six hours, nothing is left within a day, and less than 30 % is left now.",

@@ -84,7 +84,7 @@ def _wide(limits: Limits) -> tuple[Alert, ...]:
         Alert(
             name="Maintenance",
             severity="none",
-            expr=f"{maintenance} > time() and {maintenance} < time() + 21600",
+            expr=f"{maintenance} - time() > 0 < 21600",
             summary="Somebody works on {{ $labels.node }}.",
             meaning="Somebody ran `node-maintenance MINUTES` on the node: what is wrong with it wakes nobody, for six "
             "hours at most. The alert of its whole site stays.",
