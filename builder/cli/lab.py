@@ -162,7 +162,10 @@ def up(
 @dest_option
 @table_options
 def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
-    """Say what runs."""
+    """Say what runs.
+
+    Asks the servers as `pibuild services check` does: one that runs and does not answer is broken.
+    """
     from builder.lab.daemon import status as read_status
 
     report = read_status(_where(cluster_file, dest))
@@ -176,7 +179,10 @@ def status(cluster_file: Path | None, dest: Path | None, as_json: bool) -> None:
         ]
         console.print_table(tables.LAB, rows)
         console.print_table(tables.LAB_SERVERS, [(name, one["state"], one["log"]) for name, one in servers.items()])
-        if ended := [name for name, one in servers.items() if one["state"] != "running"]:
+        for name, one in servers.items():
+            if one["state"] == "broken":
+                console.warn(f"{name} runs and does not serve: {one['seen']}; its log: {one['log']}")
+        if ended := [name for name, one in servers.items() if one["state"] == "ended"]:
             console.warn(f"ended: {', '.join(ended)}; nodes wait for it: sudo pibuild lab down, then lab up")
     else:
         console.say("no lab runs")
@@ -214,7 +220,7 @@ def down(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: b
     from builder.lab.daemon import stop
 
     where = _where(cluster_file, dest)
-    ran = read_status(where)["running"] if dry_run else stop(where)
+    ran = read_status(where, look=False)["running"] if dry_run else stop(where)
     said = f"the lab {'would be' if dry_run else 'is'} down" if ran else "no lab runs"
     tell({"ran": ran, "dry_run": dry_run}, said, as_json=as_json)
 

@@ -27,6 +27,8 @@ from builder.lab import control
 from builder.lab.lab import Lab, LabOptions, check_host, holder, lab, require_exploded
 from builder.netboot.layout import Netboot
 from builder.run import find_tool, require_root
+from builder.services.files import serving
+from builder.services.probe import ask_servers
 
 _RUNNING = {"loading", "running"}
 _WAIT = 15.0  # seconds for a lab to end
@@ -42,7 +44,7 @@ def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOp
     netboot = Netboot(dest.absolute())
     if holder(netboot.dest):
         control.ask(_report(netboot.dest).parent, names)
-        return status(netboot.dest)
+        return status(netboot.dest, look=False)
     options = replace(options, logs=options.logs.absolute() if options.logs else None)
     reading, writing = os.pipe()
     sys.stdout.flush()
@@ -60,7 +62,7 @@ def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOp
         raise
     if said != "up":
         raise HostError(said or "the lab ended before it was up", hint="pibuild boot --netboot shows more")
-    return status(netboot.dest)
+    return status(netboot.dest, look=False)
 
 
 def check(inventory: Inventory, names: Sequence[str], dest: Path) -> None:
@@ -93,7 +95,7 @@ def _stay(inventory: Inventory, names: Sequence[str], netboot: Netboot, options:
             os.write(said, b"up")
             os.close(said)
             while True:
-                control.serve(requests, functools.partial(switch_on, here))
+                control.serve(requests, functools.partial(switch_on, here), functools.partial(_look, here))
     except (SystemExit, KeyboardInterrupt):
         os._exit(0)
     except PibuildError as error:
@@ -117,6 +119,14 @@ def switch_on(here: Lab, names: Sequence[str]) -> None:
             here.boot(name, at_once=len({*here.nodes, *off}))
     finally:
         write(_report(here.netboot.dest), json.dumps(_facts(here)).encode(), 0o600)
+
+
+def _look(here: Lab) -> list[list[str]]:
+    """Return what is found of the servers as the lab's nodes need them: server, result, what was seen."""
+    nodes = tuple(node for node in here.inventory.nodes if node.name in here.nodes or node.boot != "network")
+    with here.entered():
+        found = ask_servers(serving(replace(here.inventory, nodes=nodes), "login"))
+    return [[server, finding.result, finding.seen] for server, finding in found]
 
 
 def _report(dest: Path) -> Path:
@@ -151,18 +161,33 @@ def _read(dest: Path) -> dict[str, Any]:
     return dict(json.loads(_report(dest).read_text()))
 
 
-def status(dest: Path) -> dict[str, Any]:
-    """Return what runs: by server `state` and `log`, by node `address`, `state`, `starts` and `console`.
+def status(dest: Path, *, look: bool = True) -> dict[str, Any]:
+    """Return what runs: by server `state`, `seen` and `log`, by node `address`, `state`, `starts` and `console`.
 
-    A server that has ended is said so: nodes that run may wait for it without end.
+    A server has ended, or is broken: it runs and does not serve, as `seen` says; nodes that run may wait for it without
+    end. Without `look` a server that runs is not asked.
     """
     facts = _read(dest)
     servers = {
-        name: {"state": "running" if _runs(server["process"]) else "ended", **server}
+        name: {"state": "running" if _runs(server["process"]) else "ended", "seen": "", **server}
         for name, server in facts.get("servers", {}).items()
     }
+    if look and servers:
+        _ask_servers(dest, servers)
     nodes = {name: _node(name, node) for name, node in facts.get("nodes", {}).items()}
     return {"running": bool(facts), "process": holder(dest) if facts else 0, "servers": servers, "nodes": nodes}
+
+
+def _ask_servers(dest: Path, servers: dict[str, dict[str, Any]]) -> None:
+    """Write down what the lab finds of its servers; one that has ended stays so."""
+    try:
+        found = control.look(_report(dest).parent)
+    except HostError as error:
+        found = [[name, "unknown", f"not asked: {error.message}"] for name in servers]
+    for name, result, seen in found:
+        server = servers.get(name)
+        if server and server["state"] != "ended" and not (server["state"] == "broken" and result != "broken"):
+            server |= {"state": "broken" if result == "broken" else server["state"], "seen": seen}
 
 
 def _runs(process: int) -> bool:

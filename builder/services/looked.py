@@ -14,12 +14,16 @@ NAMED = 5  # nodes in a line
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """Whom to ask, with the directory that stands for its /. `here`: it is this machine; `nodes`: the nodes too."""
+    """Whom to ask, with the directory that stands for its /. `here`: it is this machine; `nodes`: the nodes too.
+
+    `strangers`: time is given to DHCP servers that are not ours to be heard.
+    """
 
     serving: Serving
     root: Path
     here: bool
     nodes: bool
+    strangers: bool = True
 
     @property
     def address(self) -> str:

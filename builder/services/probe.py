@@ -12,7 +12,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from builder.errors import PibuildError
 from builder.host.confine import is_directory
 from builder.host.dhcp_client import TFTP_SERVER, VENDOR, Offer, discover_all
 from builder.host.tftp_client import NOT_FOUND, Server, TftpError, get
+from builder.inventory.choices import Kind
 from builder.inventory.nodes import Node
 from builder.run import find_tool, run
 from builder.services.apply import compare
@@ -56,6 +57,18 @@ def ask(serving: Serving, root: Path, *, nodes: bool) -> tuple[Finding, ...]:
     ):
         found += _looked(check, asked)
     return tuple(found)
+
+
+def ask_servers(serving: Serving) -> tuple[tuple[str, Finding], ...]:
+    """Return what was found of what DHCP, TFTP and NFS serve here, each with its server's name. Needs root."""
+    asked = Asked(serving=serving, root=Path("/"), here=True, nodes=False, strangers=False)
+    checks: Mapping[Kind, Callable[[Asked], Iterator[Finding]]] = {"dhcp": _dhcp, "tftp": _tftp, "nfs": nfs}
+    return tuple(
+        (chosen(serving, kind).name, finding)
+        for kind, check in checks.items()
+        for finding in _looked(check, asked)
+        if finding.check == kind
+    )
 
 
 def _looked(check: Callable[[Asked], Iterator[Finding]], asked: Asked) -> list[Finding]:
@@ -208,7 +221,7 @@ def _dhcp(asked: Asked) -> Iterator[Finding]:
         return
     unit = chosen(asked.serving, "dhcp").unit
     interface, macs = asked.serving.entry.interface, [node.mac for node in nodes]
-    first = discover_all(interface, macs[:1], seconds=_OFFERS, patient=True)  # so that others are heard, too
+    first = discover_all(interface, macs[:1], seconds=_OFFERS, patient=asked.strangers)  # so that others are heard, too
     offers = first | discover_all(interface, macs[1:], seconds=_OFFERS)
     ours = {str(inventory.login.address), *([str(inventory.backup.address)] if inventory.backup else [])}
     theirs = {offer.server: (node, offer) for node in nodes for offer in offers[node.mac] if offer.server not in ours}

@@ -232,10 +232,26 @@ def _add_a_node_and_lose_a_server(at: tuple[str | Path, ...]) -> None:
     assert {name: node["starts"] for name, node in report["nodes"].items()} == {"yellow5": 1, "yellow6": 1}
     assert {node["state"] for node in report["nodes"].values()} <= {"loading", "running"}
     assert {server["state"] for server in report["servers"].values()} == {"running"}
+    _let_a_server_hang(at)
     os.kill(report["servers"]["ganesha"]["process"], signal.SIGKILL)
     until = time.monotonic() + 10
     while "ended: ganesha" not in pibuild("lab", "status", *at).stderr:
         assert time.monotonic() < until
+
+
+def _let_a_server_hang(at: tuple[str | Path, ...]) -> None:
+    """A server that runs and answers nothing is said to be broken, with what was seen, and no other one is."""
+    servers = json.loads(pibuild("lab", "status", *at, "--json").stdout)["servers"]
+    assert {one["state"] for one in servers.values()} == {"running"}, servers
+    (name,) = (name for name in servers if "have a config.txt" in servers[name]["seen"])
+    os.kill(servers[name]["process"], signal.SIGSTOP)
+    try:
+        done = pibuild("lab", "status", *at, "--json")
+        hanging = json.loads(done.stdout)["servers"]
+    finally:
+        os.kill(servers[name]["process"], signal.SIGCONT)
+    assert {one: hanging[one]["state"] for one in hanging if hanging[one]["state"] != "running"} == {name: "broken"}
+    assert hanging[name]["seen"]
 
 
 def test_a_lab_whose_process_is_killed_is_gone(light: tuple[Path, Path]) -> None:
