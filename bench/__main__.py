@@ -29,6 +29,7 @@ ALWAYS: dict[str, Benchmark] = {
     "unchanged": builds.unchanged,
     "resolving": start.resolving,
     "parts": builds.parts,
+    "initramfs": builds.initramfs,
     "last-layer": builds.last_layer,
     "publish": builds.publish,
     "explode": explode.explode,

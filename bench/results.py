@@ -16,7 +16,8 @@ class Result:
     """One row. Fields are None where they are not what the benchmark measures.
 
     `cpu` is processor seconds; `memory` (peak) and `disk` are bytes; `ratio` is what the name says over what. `least`
-    and `most` are the target: of the ratio where there is one, else of the seconds.
+    and `most` are the target: of the ratio where there is one, else of the seconds; `most_cpu` and `most_disk` those of
+    processor seconds and of bytes.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Result:
     disk: int | None = None
     least: float | None = None
     most: float | None = None
+    most_cpu: float | None = None
+    most_disk: int | None = None
     note: str = ""
 
     @property
@@ -34,15 +37,18 @@ class Result:
         """The target as text, and whether it was missed; "" without one."""
         bounds = [f">= {self.least:g}"] if self.least is not None else []
         bounds += [f"<= {self.most:g}"] if self.most is not None else []
+        bounds += [f"<= {self.most_cpu:g} cpu"] if self.most_cpu is not None else []
+        bounds += [f"<= {self.most_disk / 1e6:g} MB"] if self.most_disk is not None else []
         return " ".join(bounds) + ("" if self.met in (True, None) else ", missed")
 
     @property
     def met(self) -> bool | None:
         """Whether the figure is within the target; None without a target or a figure."""
         figure = self.seconds if self.ratio is None else self.ratio
-        if figure is None or (self.least is None and self.most is None):
-            return None
-        return (self.least is None or figure >= self.least) and (self.most is None or figure <= self.most)
+        bounds = ((figure, self.most), (self.cpu, self.most_cpu), (self.disk, self.most_disk))
+        held = [found <= most for found, most in bounds if found is not None and most is not None]
+        held += [figure >= self.least] if figure is not None and self.least is not None else []
+        return all(held) if held else None
 
     def cells(self) -> Sequence[str]:
         """Return the row of a table, in the order of COLUMNS."""
@@ -58,7 +64,15 @@ class Result:
         )
 
 
-def row(name: str, measured: Measured, *, most: float | None = None, disk: int | None = None, note: str = "") -> Result:
+def row(
+    name: str,
+    measured: Measured,
+    *,
+    most: float | None = None,
+    most_cpu: float | None = None,
+    disk: int | None = None,
+    note: str = "",
+) -> Result:
     """Return the row of a command that was measured."""
     return Result(
         name=name,
@@ -67,6 +81,7 @@ def row(name: str, measured: Measured, *, most: float | None = None, disk: int |
         memory=measured.memory,
         disk=disk,
         most=most,
+        most_cpu=most_cpu,
         note=note,
     )
 

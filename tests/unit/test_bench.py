@@ -30,7 +30,7 @@ assert arguments[0] == "build" and pathlib.Path(arguments[1]).is_file()
 (pathlib.Path(arguments[arguments.index("--output") + 1]) / "bench/latest").mkdir(parents=True, exist_ok=True)
 print('''{REPORT}''')
 """
-BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet", "boot", "start", "resolving"})
+BUILDS = tuple(name for name in ALWAYS if name not in {"explode", "fleet", "boot", "start", "resolving", "initramfs"})
 
 
 @pytest.fixture
@@ -100,6 +100,10 @@ def test_a_benchmark_that_fails_is_a_row_and_the_next_one_runs(bench: Bench, mon
         (ratio("a", 60, 10, least=6), ">= 6", True),
         (ratio("a", 59, 10, least=6), ">= 6, missed", False),
         (ratio("a", 60, 10, most=1.5), "<= 1.5, missed", False),
+        (Result(name="a", seconds=9, cpu=7.5, most_cpu=8), "<= 8 cpu", True),
+        (Result(name="a", seconds=9, cpu=8.5, most=10, most_cpu=8), "<= 10 <= 8 cpu, missed", False),
+        (Result(name="a", disk=13_102_781, most_disk=10_000_000), "<= 10 MB, missed", False),
+        (Result(name="a", disk=9_960_170, most_disk=10_000_000), "<= 10 MB", True),
         (ratio("a", 60, 10), "", None),
         (Result(name="a", note="failed: x", most=5), "<= 5", None),
     ],
