@@ -45,7 +45,9 @@ def scrape_jobs(inventory: Inventory, reader: Node) -> list[dict[str, object]]:
 
     scraped = [_target(each, here=False) for each in unread(inventory)]
     text = environment().from_string((_TEMPLATES / "scrape.yml.j2").read_text()).render(node=reader, scraped=scraped)
-    return [job for job in yaml.safe_load(text)["scrape_configs"] if job["job_name"] != "vmagent"]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast
+    jobs = yaml.load(text, Loader=loader)["scrape_configs"]  # noqa: S506 - safe, either of them
+    return [job for job in jobs if job["job_name"] != "vmagent"]
 
 
 def certificates(inventory: Inventory, node: Node) -> str:
