@@ -33,7 +33,7 @@ from builder.services.record import (
 )
 
 if TYPE_CHECKING:
-    from builder.services.check import Checked
+    from builder.verify.finding import Finding
 
 BACKUPS = PurePosixPath("/var/backups/pibuild/services")
 KEPT = 10  # backups
@@ -87,7 +87,7 @@ class Applied:
     """What an apply did; `backup` holds what was there before, None when nothing changed."""
 
     changes: tuple[Change, ...]
-    checked: tuple[Checked, ...]
+    checked: tuple[Finding, ...]
     backup: Path | None
 
 

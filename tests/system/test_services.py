@@ -249,7 +249,7 @@ def test_a_replaced_board_gets_the_address_once_the_old_lease_is_gone(server: st
 def test_every_file_passes_its_servers_checker(server: str, tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     files = render(load_inventory(variant(tmp_path, dhcp=server, changes=[DYNAMIC])), "backup")
-    checked = {one.tool: one.result for one in apply(files, tmp_path / "root").checked}
+    checked = {one.check: one.result for one in apply(files, tmp_path / "root").checked}
     tool = {"isc-dhcp": "dhcpd", "dnsmasq": "dnsmasq", "kea": "kea-dhcp4"}[server]
     assert checked == {tool: "ok", "nft": "ok", "ssh": "ok"}
 
