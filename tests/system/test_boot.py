@@ -37,6 +37,14 @@ def copy(image: Path, tmp_path: Path) -> Path:
     return tmp_path / "broken.img"
 
 
+def test_what_travels_to_every_node_is_small(image: Path) -> None:
+    with open_image(image) as opened:
+        assert opened.boot
+        initramfs = opened.boot.find("/initrd.img")
+    assert initramfs is not None
+    assert initramfs.size <= 10_000_000
+
+
 def test_golden_image_gets_a_good_verdict(image: Path, tmp_path: Path) -> None:
     done = run(
         [sys.executable, "-m", "builder", "boot", image, "--json", "--logs", tmp_path], cwd=REPOSITORY, check=False
