@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import socket
 import time
@@ -37,7 +36,6 @@ _FACTS = MappingProxyType(
     }
 )
 _MARK = "var/tmp/pibuild-verdict"
-_HERE = re.compile(r"^(127\.|\[::1\]|.*%lo:)")  # what ss shows of sockets that nobody else can reach
 _UNIT = ("UnitFileState", "ActiveState", "ConditionResult")
 _UNIQUE = ("hostname", "machine-id", "address")
 
@@ -248,12 +246,9 @@ def _answers(machine: Seen, service: Service, watch: Watch) -> Finding:
 
 def _ask(machine: Seen, service: Service, watch: Watch) -> tuple[str, str]:
     """Return what a service answers, and from where it was asked: one that listens on loopback only, on the node."""
-    listing = f"ss -Hltn 'sport = :{service.port}' | awk '{{print $4}}'"
-    sockets = machine.shell.run(listing, timeout=watch.left(60)).stdout.split()
-    if sockets and all(_HERE.match(place) for place in sockets):
-        request = f"GET {service.path} HTTP/1.0\\r\\n\\r\\n"
-        script = f"exec 3<>/dev/tcp/127.0.0.1/{service.port}; printf '{request}' >&3; cat <&3"
-        return machine.shell.run(f'bash -c "{script}"', timeout=watch.left(60)).stdout, "on the node itself"
+    within = verdict.answer_within(machine, service.port, service.path, watch)
+    if within is not None:
+        return within, "on the node itself"
     session = requests.Session()
     session.trust_env = False  # the node is not behind this machine's proxy
     with machine.shell.entered():
@@ -264,7 +259,7 @@ def _ask(machine: Seen, service: Service, watch: Watch) -> tuple[str, str]:
 
 def _open(machine: Seen, listening: str, watch: Watch) -> Finding:
     """Say which of the ports that the node listens on let the login node in; ssh must."""
-    ports = sorted({int(place.rpartition(":")[2]) for place in listening.split() if not _HERE.match(place)})
+    ports = sorted({int(place.rpartition(":")[2]) for place in listening.split() if not verdict.LOOPBACK.match(place)})
     answered = [port for port in ports if _connects(machine, port, watch)]
     closed = [port for port in ports if port not in answered]
     detail = ", ".join(map(str, answered)) or "none"

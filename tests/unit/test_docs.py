@@ -12,6 +12,8 @@ import click
 import pytest
 
 from builder.cli.main import pibuild
+from builder.errors import PibuildError
+from builder.firmware.boards import BOARDS
 from builder.inventory.load import load_inventory
 from builder.recipe.load import load_recipe
 from tests.pictures import PICTURES
@@ -115,7 +117,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             lost.append(f"{link}#{heading}")
     assert lost == []
     if page.is_relative_to(INDEX.parent) and page != INDEX:
-        assert f"]({page.relative_to(INDEX.parent)})" in INDEX.read_text(), "not in the index"
+        assert re.search(rf"\]\({page.relative_to(INDEX.parent)}[)#]", INDEX.read_text()), "not in the index"
 
 
 def _headings(text: str) -> list[str]:
@@ -136,3 +138,50 @@ def test_every_picture_is_made_by_a_command_and_shown() -> None:
         assert f"![{picture.command}](../pictures/{name}.svg)" in shown
         assert not re.search(r"(?<!xmlns=\")https?://|@import|<script", drawn[name])
         _parse([word for word in shlex.split(picture.command) if word != "sudo"][1:])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *("log in to a flashed SD card", "build Ubuntu", "Wi-Fi", "CI", "add a node", "replace a board", "go back"),
+        *("hold a version", "own part", "who may reach what"),
+    ],
+)
+def test_one_search_answers(asked: str) -> None:
+    """Whoever looks for these words in the index, or in the headings, comes to a heading that has them."""
+    words = re.compile(rf"\b{re.escape(asked)}\b", re.IGNORECASE)
+    rows = [line for line in INDEX.read_text().splitlines() if words.search(line)]
+    assert rows
+    pages = [INDEX.parent / link for row in rows for link in re.findall(r"\]\(([^)#]+)", row)]
+    assert any(words.search(heading) for page in pages for heading in _headings(page.read_text()))
+
+
+def test_every_metric_that_a_page_names_is_written_by_a_part() -> None:
+    """The program of a part has the name; the fetcher of models puts `edge_model_` before those that it counts."""
+    files = [path for path in (PROJECT / "overlays").rglob("*") if path.is_file()]
+    written = "\n".join(path.read_text(errors="replace") for path in files)
+    named = {name for page in PAGES for name in re.findall(r"\bedge_[a-z_]+[a-z]", page.read_text())}
+    assert len(named) > 30
+    short = {name: name.removeprefix("edge_model_") for name in named}
+    assert [name for name in sorted(named) if not re.search(rf"\b({name}|{short[name]})\b", written)] == []
+
+
+@pytest.mark.parametrize("page", [PROJECT / "README.md", PROJECT / "docs/terminal.md"], ids=lambda page: page.name)
+def test_the_exit_codes_are_those_of_the_kinds_of_failure(page: Path) -> None:
+    table = page.read_text().split("## Exit codes")[1].split("\n## ")[0]
+    codes = {int(code) for row in re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE) for code in row.split(",")}
+    raised = {kind.exit_code for kind in PibuildError.__subclasses__()}
+    assert codes - {1} == {0, 130, 143} | raised
+
+
+def test_the_page_of_boards_has_each_with_its_ways() -> None:
+    table = (INDEX.parent / "boards.md").read_text().split("| `board` |")[1].split("\n\n")[0]
+    said = {
+        name: ways
+        for names, ways in re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", table, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert sorted(said) == sorted(BOARDS)
+    words = {"sd": "SD card", "usb": "USB disk", "nvme": "NVMe disk", "network": "network"}
+    for name, board in BOARDS.items():
+        assert {way for way, word in words.items() if word in said[name]} == set(board.ways), name

@@ -259,7 +259,7 @@ def _reference() -> str:
         words = inspect.cleandoc(command.help or "")
         example = "\n".join(line.strip() for line in (command.epilog or "").splitlines()[2:])
         options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
-        rows = [f"| `{'`, `'.join(p.opts)}` | {p.help or ''}{_default(p)} |" for p in options]
+        rows = [f"| {_spelt(p)} | {p.help or ''}{_values(p)}{_default(p)} |" for p in options]
         parts.append(
             f"## pibuild {name} {arguments}".rstrip()
             + f"\n\n{words}\n"
@@ -269,8 +269,23 @@ def _reference() -> str:
     return "\n".join(parts)
 
 
+def _spelt(option: click.Option) -> str:
+    """Return every way to write an option: its short form, what turns it off, and what it takes."""
+    metavar = f" {option.metavar}" if option.metavar else ""
+    return ", ".join(f"`{name}{metavar}`" for name in (*option.opts, *option.secondary_opts))
+
+
+def _values(option: click.Option) -> str:
+    choices = option.type.choices if isinstance(option.type, click.Choice) else ()
+    return f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
+
+
 def _default(option: click.Option) -> str:
-    return f" Default: `{option.default}`." if option.show_default else ""
+    if not option.show_default:
+        return ""
+    off = option.secondary_opts and not option.default
+    default = (option.secondary_opts if off else option.opts)[0] if option.secondary_opts else option.default
+    return f" Default: `{default}`."
 
 
 def test_the_reference_says_what_the_commands_say(golden: Callable[[Path, str], None]) -> None:

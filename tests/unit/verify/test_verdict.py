@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from builder.errors import VerdictError
+from builder.run import Completed, run
 from builder.verify.finding import Finding, rows
 from builder.verify.verdict import (
     Expected,
+    Seen,
     SerialConsole,
+    Shell,
     Verdict,
+    Watch,
+    answer_within,
     distinct,
     facts,
     failed_units,
@@ -19,6 +25,7 @@ from builder.verify.verdict import (
     look_at_console,
     own_keys,
 )
+from tests.web import serve
 
 GOOD = Finding(check="kernel up", result="ok", seen="6.12")
 BAD = Finding(check="systemd running", result="broken", seen="degraded\nfailed: a.service")
@@ -162,3 +169,23 @@ def test_deadline_is_said_with_the_last_line(tmp_path: Path) -> None:
     checks = look_at_console(console(tmp_path, "U-Boot\n\n"), deadline=0)
     assert [check.check for check in checks] == ["kernel up"]
     assert checks[0].seen.endswith("last on the console: U-Boot")
+
+
+class Here(Shell):
+    """Runs commands on this machine: they are a shell's, whoever logs in."""
+
+    def run(self, command: str, *, timeout: float) -> Completed:
+        return run(["sh", "-c", command], check=False, timeout=timeout)
+
+
+@pytest.mark.tools
+@pytest.mark.parametrize(("address", "seen"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_what_listens_on_loopback_alone_is_asked_on_the_machine(tmp_path: Path, address: str, *, seen: bool) -> None:
+    here = Here(port=22, key=tmp_path / "key", user="ubuntu")
+    machine = Seen(name="here", console=console(tmp_path, ""), shell=here, metrics="")
+    watch = Watch(begun=time.monotonic(), deadline=time.monotonic() + 30, checks=[])
+    with serve(address) as web:
+        web.files["/metrics"] = b"node_boot_time_seconds 1\n"
+        answer = answer_within(machine, web.port, "/metrics", watch)
+        assert ("node_boot_time_seconds 1" in answer if answer else False) is seen
+    assert answer_within(machine, web.port, "/metrics", watch) is None
