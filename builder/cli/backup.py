@@ -32,7 +32,7 @@ repository_option = click.option(
     "base",
     metavar="WHERE",
     default="",
-    help="Where the nodes' repositories are; default: cluster.backup.repository.",
+    help="Place of the nodes' repositories; default: cluster.backup.repository.",
 )
 
 
@@ -40,7 +40,7 @@ repository_option = click.option(
 def backup() -> None:
     """List nodes' backups, change their passwords.
 
-    Nodes with `backup: true` make them by themselves, to where cluster.yaml says (cluster: backup:).
+    Nodes with `backup: true` push their backups by themselves, to cluster.backup.repository of cluster.yaml.
     """
 
 
@@ -94,8 +94,8 @@ def list_snapshots(name: str, base: str, cluster_file: Path | None, dest: Path |
 def rotate(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Give NODE new passwords for its backups.
 
-    For its repository and for the gateway. The old ones open nothing any more. Whatever stops it on its way, running
-    it again brings it to its end. Needs root; a node with a disk of its own has to be up.
+    For its repository and for the gateway; the old ones then open nothing. If something stops it, run it again: it
+    finishes. Needs root; a node with a disk of its own must be up.
     """
     from builder.backup.gateway import find_gateway
     from builder.backup.repository import repository
@@ -127,8 +127,8 @@ def rotate(name: str, cluster_file: Path | None, dest: Path | None, dry_run: boo
 def gateway(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Tell the gateway which nodes to let in.
 
-    All that are backed up, each to its own repository; a node that is gone is let in no more, its backups stay. Makes
-    passwords for nodes that have none yet. Needs root.
+    All nodes that are backed up, each to its own repository. A removed node is locked out, and its backups stay.
+    Makes passwords for nodes that have none yet. Needs root.
     """
     from builder.backup.gateway import find_gateway, let_in
     from builder.errors import InputError, Problem
@@ -155,8 +155,8 @@ def gateway(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json
 )
 @node_argument
 @click.option("--to", required=True, type=click.Path(file_okay=False, path_type=Path), help="A new or empty directory.")
-@click.option("--snapshot", default="latest", show_default=True, help="Which one; pibuild backup list NODE.")
-@click.option("--include", metavar="PATH", multiple=True, help="Only this, as it is called on the node; repeatable.")
+@click.option("--snapshot", default="latest", show_default=True, help="One of pibuild backup list NODE.")
+@click.option("--include", metavar="PATH", multiple=True, help="Restore only this path of the node; repeatable.")
 @repository_option
 @cluster_option
 @dest_option

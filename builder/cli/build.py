@@ -129,7 +129,7 @@ def _print_plan(recipe: Path, settings: Mapping[str, str], lock_file: Path | Non
     show_default=True,
     help="How a base image is read: device-mapper, loop devices, or file tools alone.",
 )
-@click.option("--strict", is_flag=True, help="An optional artifact that cannot be had is an error.")
+@click.option("--strict", is_flag=True, help="Fail when an optional download is unavailable.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -162,7 +162,7 @@ def build(
 ) -> None:
     """Build an image from a recipe.
 
-    What RECIPE describes ends in output/NAME/latest. Needs root.
+    The image and what belongs to it end in output/NAME/latest. Needs root.
     """
     chosen = lock_file or (_lock_beside(recipe) if locked else None)
     if dry_run:
@@ -254,13 +254,13 @@ def lock(
     type=click.IntRange(min=0),
     default=30,
     show_default=True,
-    help="Keep what was used since.",
+    help="Keep what a build used in the last N days.",
 )
 @table_options
 def gc(dry_run: bool, keep_days: int, as_json: bool) -> None:
     """Remove what no build uses from the cache.
 
-    What was not used for some time goes, and what killed builds left. Needs root.
+    Removes what no build has used for some time, and what killed builds left. Needs root.
     """
     from builder.build.gc import collect
     from builder.host.cache import Cache

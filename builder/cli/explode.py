@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     multiple=True,
     help="Public keys that open the nodes beside the login node's; repeatable.",
 )
-@click.option("--fresh", is_flag=True, help="Make new roots even where nothing changed.")
-@click.option("--unhold", is_flag=True, help="Nodes that went back (rollback) stay there: take them along again.")
+@click.option("--fresh", is_flag=True, help="Make new roots, also for nodes whose root is up to date.")
+@click.option("--unhold", is_flag=True, help="Take along nodes that a rollback holds.")
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Nodes at once; default: as many as processors.")
 @cluster_option
 @dest_option
@@ -85,10 +85,10 @@ def explode(
 ) -> None:
     """Make what each NODE boots from an image.
 
-    Their next roots and boot files, each node's own, and the switch to them. What a node runs from is not touched:
-    it takes the new root when it boots. Roots that are there are taken as they are, and their nodes write in them:
-    after a break-in --fresh makes new ones. What fails for one node alone is in the table (exit code 4), and the
-    others are done. Needs root.
+    Makes each node's next root and boot files, and switches the node to them. What a node runs from stays as it is: the
+    node takes the new root when it boots. A root that exists is used again, with all that its node wrote there: after a
+    break-in, --fresh makes a new one. If one node fails, the table says why (exit code 4), and the others are done.
+    Needs root.
     """
     import os
 

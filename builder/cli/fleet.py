@@ -31,7 +31,7 @@ _database_option = click.option(
     type=NamedFile(exists=False),
     default=Path("/var/lib/pibuild-fleet/fleet.db"),
     show_default=True,
-    help="SQLite file with what nodes reported.",
+    help="SQLite file with the nodes' reports.",
 )
 
 # click would ask access(2), which knows nothing of the unit's CAP_DAC_READ_SEARCH
@@ -49,8 +49,7 @@ def _listen(_context: click.Context, _parameter: click.Parameter, value: str) ->
 def fleet() -> None:
     """Know which nodes run, and how they are.
 
-    Nodes register on their first boot and report from then on (the part bootstrap of an image). None needs the manager
-    to boot.
+    Nodes register on their first boot and then report (part bootstrap of an image). They boot without the manager, too.
     """
 
 
@@ -68,8 +67,8 @@ def fleet() -> None:
     callback=_listen,
     help="Where to listen; without an address on all.",
 )
-@click.option("--certificate", type=_FILE, help="For TLS, PEM.")
-@click.option("--key", type=_FILE, help="The certificate's key, PEM.")
+@click.option("--certificate", type=_FILE, help="Certificate for TLS, in PEM.")
+@click.option("--key", type=_FILE, help="Key of the certificate, in PEM.")
 @_database_option
 @cluster_option
 @unread_dest_option
@@ -83,8 +82,8 @@ def serve(
 ) -> None:
     """Take the nodes' reports until it is stopped.
 
-    A node is let in by the token in its state, which `pibuild explode` made. Needs to read that: root, or the unit of
-    `pibuild services render`.
+    The token in a node's state, which `pibuild explode` made, lets the node in. Reading it takes root, or the unit that
+    `pibuild services apply` installs.
     """
     import os
 
@@ -123,7 +122,7 @@ def serve(
 def list_fleet(chosen: Selection, database: Path, cluster_file: Path | None, as_json: bool) -> None:
     """List the nodes: seen when, running what.
 
-    Those of the inventory that have never reported are listed as well.
+    Also those of the inventory that have never reported.
     """
     from builder.fleet.reports import Database, listed
     from builder.inventory.load import find_inventory, load_inventory
@@ -174,8 +173,8 @@ def _ago(last: float | None, now: float) -> str:
 def token(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Print the token of NODE.
 
-    For nodes with a disk of their own: their roots are not made here, so it has to be brought to their
-    /etc/pibuild/fleet-token. It is made where there is none yet. Needs root.
+    For a node with a disk of its own, which explode does not reach: bring it to the node's /etc/pibuild/fleet-token.
+    Makes a token if the node has none yet. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
     from builder.netboot.state import make_state

@@ -79,8 +79,8 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
 )
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @selection_options
-@click.option("--netboot", is_flag=True, help="Boot nodes over the network, from what was exploded. Needs root.")
-@click.option("--explain", is_flag=True, help="With --netboot: what the bootloader asks for, and start no machine.")
+@click.option("--netboot", is_flag=True, help="Boot nodes over the network, from their exploded roots. Needs root.")
+@click.option("--explain", is_flag=True, help="With --netboot: list the files that a board asks for, and stop.")
 @click.option("--server", metavar="ADDRESS", help="With --netboot: explain what this TFTP server has for NODE.")
 @cluster_option
 @dest_option
@@ -98,14 +98,14 @@ def diff(before: Path, after: Path, as_json: bool) -> None:
     shell_complete=known_boards,
     help=f"Check for this board, one of {NAMES}; repeatable; default: those that IMAGE is made for.",
 )
-@click.option("--check-only", is_flag=True, help="Check the boot chain's files and start no machine.")
+@click.option("--check-only", is_flag=True, help="Check the files of the boot chain; start no machine.")
 @click.option(
     "--timeout",
     metavar="SECONDS",
     type=click.IntRange(min=1),
     default=900,
     show_default=True,
-    help="Until all was seen.",
+    help="Seconds to wait for all checks.",
 )
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the console logs here.")
 @table_options
@@ -126,9 +126,9 @@ def boot(
 ) -> None:
     """Boot an image or nodes: the verdict.
 
-    Of an IMAGE the boot chain's files are checked, then a throw-away copy is booted and looked at from outside. With
-    --netboot, each NODE does what its board's bootloader does, against the login node's real servers, boots what it got
-    there, and is looked at. Exit code 6 when anything is bad. With --json every check has the keys check, result (ok,
+    Checks the files of IMAGE's boot chain, then boots a throw-away copy and looks at it from outside. With --netboot,
+    each NODE fetches what its board's bootloader fetches from real servers, boots it, and is looked at the same way.
+    Exits with 6 when a check fails. With --json every check has the keys check, result (ok,
     broken, unknown, warning, note), seen and hint.
     """
     if netboot or chosen.given or explain or server:

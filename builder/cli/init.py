@@ -57,8 +57,8 @@ def init(
 ) -> None:
     """Make a place to work.
 
-    Puts a recipe that extends golden with your ssh keys, a cluster.yaml and a README.md into DIR. Nothing is
-    overwritten.
+    Writes a recipe that extends golden with your ssh keys, a cluster.yaml and a README.md into DIR. Overwrites no
+    file.
     """
     from builder.errors import InputError, Problem
     from builder.host.data import shipped_recipes

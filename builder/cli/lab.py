@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 def lab_options(command: click.decorators.FC) -> click.decorators.FC:
     """Add the options of how the lab is."""
     memory = click.option(
-        "--memory", metavar="MIB", type=click.IntRange(min=512), default=1024, show_default=True, help="Of a machine."
+        "--memory",
+        metavar="MIB",
+        type=click.IntRange(min=512),
+        default=1024,
+        show_default=True,
+        help="Memory of a machine.",
     )
     logs = click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep all logs here.")
     return memory(logs(command))
@@ -214,7 +219,7 @@ def ssh(name: str, command: tuple[str, ...], cluster_file: Path | None, dest: Pa
 def down(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """End the lab: machines, servers, network.
 
-    What nodes wrote to their roots stays. Needs root.
+    Keeps what nodes wrote to their roots. Needs root.
     """
     from builder.lab.daemon import status as read_status
     from builder.lab.daemon import stop

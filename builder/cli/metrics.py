@@ -19,8 +19,8 @@ from builder.cli.tokens import held_netboot, seen_netboot, tell_of_token
 def metrics() -> None:
     """Give forwarders of metrics their credentials.
 
-    Each node's token is part of its state; a node that is exploded has it. Replace the file remote-write.token there to
-    rotate it, explode the node with --fresh, and render vmauth's configuration again.
+    Each node's token is part of its state, and explode brings it to the node. To rotate one, replace the file
+    remote-write.token there, explode the node with --fresh, and render vmauth's configuration again.
     """
 
 
@@ -39,7 +39,7 @@ def metrics() -> None:
 def token(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Print the token that NODE writes its metrics with.
 
-    It is made when there is none yet. Needs root.
+    Makes one if the node has none yet. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
     from builder.monitoring.forwarder import TOKEN
@@ -65,13 +65,13 @@ def token(name: str, cluster_file: Path | None, dest: Path | None, dry_run: bool
         "vmauth -auth.config=/etc/vmauth.yml -httpInternalListenAddr=127.0.0.1:8426 -tls -tlsCertFile=… -tlsKeyFile=…",
     )
 )
-@click.option("--store", default="http://127.0.0.1:8428", show_default=True, help="The store behind it.")
+@click.option("--store", default="http://127.0.0.1:8428", show_default=True, help="URL of the store behind vmauth.")
 @click.option(
     "--output",
     "-o",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="The file, for its owner alone.",
+    help="File to write, readable by its owner alone.",
 )
 @cluster_option
 @dest_option
@@ -82,8 +82,8 @@ def vmauth(
 ) -> None:
     """Write vmauth's configuration: who may write, and under which name.
 
-    Every forwarder of the inventory writes with a token of its own, and nothing but its own node's (a site agent its
-    site's) metrics. Needs root.
+    Every forwarder of the inventory writes with its own token, and only its own node's metrics (a site agent: its
+    site's). Needs root.
     """
     from builder.host.files import write
     from builder.inventory.load import find_inventory, load_inventory

@@ -33,7 +33,7 @@ store_option = click.option(
     metavar="DIR|s3://BUCKET",
     default=STORE,
     show_default=True,
-    help="Where published models lie: a directory that a web server serves, or s3://BUCKET[/PREFIX].",
+    help="The store of models: a directory that a web server serves, or s3://BUCKET[/PREFIX].",
 )
 _file = NamedFile()
 
@@ -49,8 +49,7 @@ _file = NamedFile()
 def models() -> None:
     """Publish models, and keep the store.
 
-    Nodes fetch of a new version only what they lack: publish, verify, list, show, gc, and `nodes`, which says what
-    cluster.yaml gives to whom.
+    Of a new version, nodes fetch only what they lack. `nodes` lists which models cluster.yaml gives to each node.
     """
 
 
@@ -68,7 +67,7 @@ def models() -> None:
     "--plain",
     metavar="URL",
     default="",
-    help="The file lies whole at this URL: nodes take ranges of it, the store gets its manifest alone.",
+    help="URL of the whole file: nodes take ranges of it, and the store gets its manifest alone.",
 )
 @store_option
 @cluster_option
@@ -88,7 +87,7 @@ def publish(
 ) -> None:
     """Put the model in FILE into the store.
 
-    Cut into chunks, of which those that are there are not written again.
+    Cuts it into chunks, and writes those that the store lacks.
     """
     from builder.modelstore.publish import Publication, open_store
     from builder.modelstore.publish import publish as publish_model
@@ -202,7 +201,7 @@ def verify(drop_bad: bool, store: str, dry_run: bool, as_json: bool) -> None:
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Keep chunks that were written since: somebody may be publishing.",
+    help="Keep chunks younger than this: another publisher may still need them.",
 )
 @dry_run_option
 @store_option

@@ -36,7 +36,7 @@ _role_option = click.option(
 def node() -> None:
     """List, explain and edit the nodes.
 
-    What cluster.yaml, the inventory, says of them.
+    The nodes of cluster.yaml, the inventory.
     """
 
 
@@ -110,7 +110,7 @@ def _shown(value: object) -> str:
 def import_nodes(file: Path, role: str, cluster_file: Path | None, dry_run: bool, as_json: bool) -> None:
     """Add the nodes of a pi_info.txt.
 
-    Nodes of FILE that the inventory has already, by name, are left out.
+    Skips nodes whose name the inventory has already.
     """
     from builder.inventory.edit import add_nodes
     from builder.inventory.load import find_inventory, load_inventory
@@ -137,11 +137,11 @@ def import_nodes(file: Path, role: str, cluster_file: Path | None, dry_run: bool
 )
 @click.argument("name", metavar="NODE")
 @click.option("--serial", required=True, help="8 hex digits: cat /proc/cpuinfo | grep Serial")
-@click.option("--mac", required=True, help="Of its Ethernet port.")
+@click.option("--mac", required=True, help="MAC address of its Ethernet port.")
 @click.option("--address", required=True, help="Its IPv4 address.")
 @_role_option
 @click.option("--group", "groups", multiple=True, help="A group it is in; repeatable.")
-@click.option("--port", type=int, help="Port of the switch it hangs on.")
+@click.option("--port", type=int, help="Port of the switch that it is plugged into.")
 @cluster_option
 @dry_run_option
 @json_option
@@ -173,7 +173,12 @@ def add(
 
 @node.command(epilog=example("sudo pibuild node remove yellow3 --dry-run", "sudo pibuild node remove yellow3"))
 @node_argument
-@click.option("--keep-state/--delete-state", default=True, show_default=True, help="What becomes of its identity.")
+@click.option(
+    "--keep-state/--delete-state",
+    default=True,
+    show_default=True,
+    help="What becomes of its host keys, passwords and tokens.",
+)
 @cluster_option
 @dest_option
 @dry_run_option
@@ -181,10 +186,10 @@ def add(
 def remove(
     name: str, keep_state: bool, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Take NODE out of the inventory, and what it boots away.
+    """Remove NODE from the inventory, with its roots.
 
-    On a server whose files are as the inventory says, its reservation, lease and exports go too; else it says what to
-    type. A NODE that is no longer in the inventory is tidied up after. Needs root where the node has been exploded.
+    On a server whose files are as the inventory says, its reservation, lease and exports go too; on others it says what
+    to type. For a NODE that is no longer in the inventory, removes what is left of it. Needs root where it has roots.
     """
     from builder.errors import InputError
     from builder.inventory.edit import remove_node
@@ -239,8 +244,8 @@ def _hostname(name: str) -> str:
 def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Give NODE another name.
 
-    Its identity goes with it now, what it keeps when it is exploded under the NEW one, which it then has to be, as the
-    exports change names too. What it runs from goes on working until it boots.
+    Its identity moves at once; what it keeps moves with the next explode of NEW, which must follow, as the names of its
+    exports change too. What it runs from keeps working until it boots.
     """
     from builder.inventory.edit import rename_node
     from builder.inventory.load import find_inventory, load_inventory
@@ -273,7 +278,7 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None, dr
     type=click.IntRange(min=0),
     default=7,
     show_default=True,
-    help="Keep roots that a node has left since.",
+    help="Keep roots that a node left in the last N days.",
 )
 @cluster_option
 @dest_option
@@ -282,7 +287,7 @@ def rename(name: str, new: str, cluster_file: Path | None, dest: Path | None, dr
 def gc(keep_days: int, cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json: bool) -> None:
     """Remove roots and generations that no node uses.
 
-    What a node boots, what it would go back to, and what it was last seen to start from stay. Needs root.
+    Keeps what a node boots, what it would go back to, and what it last started from. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
     from builder.netboot.gc import collect

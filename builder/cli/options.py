@@ -173,14 +173,14 @@ set_option = click.option(
     shell_complete=variables,
     help="Give a variable a value; repeatable.",
 )
-offline_option = click.option("--offline", is_flag=True, help="Use what is cached, fetch nothing.")
-refresh_option = click.option("--refresh", is_flag=True, help="Resolve packages and downloads anew.")
+offline_option = click.option("--offline", is_flag=True, help="Use the cache; fetch nothing.")
+refresh_option = click.option("--refresh", is_flag=True, help="Resolve packages and downloads again.")
 artifacts_option = click.option(
     "--artifacts",
     "artifacts",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     multiple=True,
-    help="Directory searched, by checksum, before anything is downloaded; repeatable.",
+    help="Directory to search, by checksum, before downloads; repeatable.",
 )
 
 

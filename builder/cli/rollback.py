@@ -22,10 +22,8 @@ from builder.cli.selection import Selection, selection
     )
 )
 @selection
-@click.option(
-    "--to", metavar="NAME", default="", help="A root, or the generation that one is made of, as tables name it."
-)
-@click.option("--unhold", is_flag=True, help="Change nothing of what they boot, let the next explode take them along.")
+@click.option("--to", metavar="NAME", default="", help="A root, or the generation of one, as the tables name it.")
+@click.option("--unhold", is_flag=True, help="Let the next explode take them along; change nothing that they boot.")
 @cluster_option
 @dest_option
 @dry_run_option
@@ -41,9 +39,9 @@ def rollback(
 ) -> None:
     """Let nodes boot what they booted before.
 
-    They take it when they boot the next time, and stay with it whatever is exploded, until --unhold here or with
-    explode. Once more goes back one further. A root is as its node left it: after a break-in, what a node wrote comes
-    back with it, and explode --fresh is the way. Needs root.
+    They take it at their next boot, and stay with it whatever you explode, until --unhold (here or with explode). A
+    second rollback goes back one more. A root is as its node left it: after a break-in use explode --fresh, as a
+    rollback brings back what an attacker wrote. Needs root.
     """
     from builder.inventory.load import find_inventory, load_inventory
     from builder.netboot.explode import choose

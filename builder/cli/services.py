@@ -51,7 +51,7 @@ _root_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=Path("/"),
     show_default=True,
-    help="Directory that stands for the server's /; no server is told then.",
+    help="Directory that stands for the server's /; no server is reloaded then.",
 )
 
 
@@ -82,7 +82,7 @@ def services() -> None:
 def render(role: Literal["login", "backup"], cluster_file: Path | None, output: Path | None, as_json: bool) -> None:
     """Write the servers' files to a directory.
 
-    Of a file like /etc/hosts it is only the part that pibuild writes. Needs no root.
+    Of a file like /etc/hosts, only pibuild's own part. Needs no root.
     """
     _, files = _files(role, cluster_file)
     write_files(files, output, as_json=as_json)
@@ -100,7 +100,7 @@ def render(role: Literal["login", "backup"], cluster_file: Path | None, output: 
 def diff(role: Literal["login", "backup"], cluster_file: Path | None, root: Path, as_json: bool) -> None:
     """Say what an apply would change.
 
-    Compares with the files of this machine. Needs no root as long as they can be read.
+    Compares with the files of this machine. Needs root only for files that are closed to you.
     """
     from builder.services.apply import compare
 
@@ -126,10 +126,10 @@ def check(
 ) -> None:
     """Say which part of a server is broken, and what to type.
 
-    Asks DHCP for every node's address, TFTP for its config.txt and NFS for its root, as a board would; and looks at
+    Sends the requests that boards send: for every node's address (DHCP), config.txt (TFTP) and root (NFS). Checks
     disks, clock, names, files, keys and address translation of the machine itself. Changes nothing. What it cannot see,
-    from elsewhere or without root, is unknown and not ok. Exits with 6 when something is broken. With --json every
-    check has the keys check, result (ok, broken, unknown, warning, note), seen and hint.
+    from elsewhere or without root, is unknown, not ok. Exits with 6 when something is broken. With --json every check
+    has the keys check, result (ok, broken, unknown, warning, note), seen and hint.
     """
     from builder.errors import VerdictError
     from builder.inventory.load import find_inventory, load_inventory
@@ -166,9 +166,9 @@ def apply(
 ) -> None:
     """Replace the servers' files and reload.
 
-    What is not installed is named at once, and the servers' own checkers read the new files: then nothing has changed
-    yet. When a server does not take them, files and servers are put back; directories that were made and leases that
-    were taken out stay so. What an earlier apply wrote and nobody wants any more goes. What was there is kept in
+    Before it changes anything, it names missing packages, and the servers' own checkers read the new files. If a server
+    refuses them, the old files come back and the servers are reloaded; new directories stay, and removed leases stay
+    removed. Removes files of an earlier apply that no server needs any more. Copies what was there to
     /var/backups/pibuild/services. Needs root.
     """
     from builder.run import require_root
