@@ -111,7 +111,7 @@ def _lock(value: Mapping[str, Any]) -> Lock:
         raise ValueError(f"format {value['format']}, not {FORMAT}")
     epoch = value["epoch"]
     if type(epoch) is not int or not 0 <= epoch < _LATEST:
-        raise ValueError("epoch is no number of seconds")
+        raise ValueError("epoch is not a number of seconds")
     return Lock(
         recipe=str(value["recipe"]),
         question=str(value["question"]),

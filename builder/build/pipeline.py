@@ -105,7 +105,9 @@ class Built:
         lines += [layer.summary() for layer in self.layers]
         lines.append(f"{'publish':<16}{self.publish_seconds:>9.1f}  {'unchanged' if published.reused else 'written'}")
         lines += ["", f"emulation  {self.emulation}"]
-        lines += [f"missing    {url} (optional, could not be had; the manifest says so)" for url in self.missing]
+        lines += [
+            f"missing    {url} (optional download unavailable; recorded in manifest.json)" for url in self.missing
+        ]
         lines += [f"identity   {told}; every machine would have the same" for told in self.identities]
         if self.differences is not None:
             lines.append(f"verified   built both ways, {len(self.differences)} differences")
@@ -285,7 +287,7 @@ def _choose_emulation(plan: Plan, options: BuildOptions, cache: Cache) -> Emulat
     except FetchError as error:
         if options.emulation == "native-tools":
             raise
-        console.warn(f"native tools cannot be had, everything is emulated: {error.message.splitlines()[0]}")
+        console.warn(f"native tools are not available here, everything is emulated: {error.message.splitlines()[0]}")
         return full_emulation()
 
 

@@ -142,7 +142,7 @@ def gateway(cluster_file: Path | None, dest: Path | None, dry_run: bool, as_json
         raise InputError(Problem(message=f"{inventory.path} names no gateway", hint=hint))
     backed_up = tuple(node.name for node in inventory.nodes if node.backup)
     names = backed_up if dry_run else let_in(inventory, netboot, found)
-    listed = ", ".join(names) or "nobody: no node has backup: true"
+    listed = ", ".join(names) or "no node: none has backup: true"
     tell(names, f"would let in: {listed}" if dry_run else f"let in: {listed}", as_json=as_json)
 
 

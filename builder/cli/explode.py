@@ -152,6 +152,4 @@ def require_done(failed: Mapping[str, str], *, of: int, others: str = "the other
     if failed:
         reasons = "\n".join(f"{name}: {why}" for name, why in failed.items())
         message = f"{len(failed)} of {of} nodes boot what they booted, {others}\n{reasons}"
-        raise StepError(
-            message, hint="pibuild explode --fresh makes a node's root anew, whatever it made of the old one"
-        )
+        raise StepError(message, hint="pibuild explode --fresh makes a new root, whatever the node did to the old one")

@@ -97,7 +97,7 @@ def publish(
     with console.progress(f"publishing {file} as {name} {version}"):
         done = publish_model(open_store(store, make=not dry_run), wanted, dry_run=dry_run)
     if not done.signed:
-        console.warn("nobody has signed it: nodes take it only with cluster.models.signed: false; sign it with --key")
+        console.warn("it has no signature: nodes take it only with cluster.models.signed: false; sign it with --key")
     if as_json:
         manifest = done.manifest
         console.print_json(

@@ -192,7 +192,7 @@ class Boot:
         return outcome != "too large"
 
     def why(self, name: str) -> str:
-        """Say why a file was not had, by the last answer to it."""
+        """Say why a file was not received, by the last answer to it."""
         full = self.prefix + name
         last = next(asked for asked in reversed(self.requests) if asked.name == full)
         if last.outcome == "denied":

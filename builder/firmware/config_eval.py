@@ -162,7 +162,7 @@ class _Reader:
             self.note(f"'{word} NAME' works, but is documented nowhere; write {word}={rest.strip()}")
             self.settings[word] = rest.strip()
         else:
-            self.note(f"'{line}' is no property=value and ignored")
+            self.note(f"'{line}' is not property=value, and is ignored")
 
     def property(self, line: str) -> None:
         name, _, value = line.partition("=")

@@ -61,7 +61,7 @@ def _eeprom_stage(boot: Boot) -> None:
     """Find start4.elf, see to updates and recovery, load the firmware (Pi 4 family)."""
     own = boot.prefix
     if not boot.probe("start4.elf") and not boot.probe("start.elf"):
-        boot.note(f"neither start4.elf nor start.elf was had from {own}: the board asks in the TFTP root from here on")
+        boot.note(f"neither start4.elf nor start.elf came from {own}: the board asks in the TFTP root from here on")
         boot.prefix = ""
     config = evaluate(boot.fetch(boot.config_name) or b"", boot.identity, name=boot.config_name)
     if boot.board in _WITH_VL805 and boot.fetch("vl805.sig") is not None:
@@ -88,7 +88,7 @@ def _eeprom_stage(boot: Boot) -> None:
             file=start,
         )
     if boot.fetch(fixup) is None:
-        boot.note(f"{fixup} was not had: the board may see little of its memory. It belongs beside {start}")
+        boot.note(f"{fixup} was not received: the board may see little of its memory. It belongs beside {start}")
 
 
 def _card_stage_pi3(boot: Boot) -> None:
@@ -100,7 +100,7 @@ def _card_stage_pi3(boot: Boot) -> None:
     if boot.fetch(start) is None:
         raise Stopped(StopKind.FIRMWARE, f"{boot.why(start)} {_NO_FIRMWARE}", file=start)
     if boot.fetch(fixup) is None:
-        boot.note(f"{fixup} was not had: the board may see little of its memory. It belongs beside {start}")
+        boot.note(f"{fixup} was not received: the board may see little of its memory. It belongs beside {start}")
 
 
 def _self_update(boot: Boot, config: Config) -> None:
@@ -148,7 +148,7 @@ def _eeprom_stage_pi5(boot: Boot) -> None:
             file=boot.config_name,
         )
     if own and not boot.prefix:
-        boot.note(f"no {boot.config_name} was had from {own}: the board asks in the TFTP root from here on")
+        boot.note(f"no {boot.config_name} was received from {own}: the board asks in the TFTP root from here on")
     config = evaluate(raw, boot.identity, name=boot.config_name)
     _self_update(boot, config)
     _ramdisk(boot, config)
@@ -222,7 +222,7 @@ def _os_prefix(boot: Boot) -> str:
     ):
         return wanted
     slash = "" if wanted.endswith("/") else "; a directory needs its trailing '/'"
-    boot.note(f"os_prefix={wanted} is ignored: {boot.requests[-1].name} was not had{slash}")
+    boot.note(f"os_prefix={wanted} is ignored: {boot.requests[-1].name} was not received{slash}")
     return ""
 
 

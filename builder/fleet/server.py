@@ -65,7 +65,7 @@ class FleetServer(ThreadingHTTPServer):
         try:
             context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
-            message = f"{certificate} and {key} are no certificate and its key: {error}"
+            message = f"{certificate} and {key} are not a certificate and its key: {error}"
             problem = Problem(message=message, hint="both in PEM; --certificate FILE --key FILE")
             raise InputError(problem) from error
         # the handshake is the request's own business: in its thread, within its time

@@ -68,7 +68,7 @@ def _patience() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 1e6:  # noqa: PLR2004 - a bit more than eleven days; "inf" and "nan" are none
-        raise InputError(Problem(message=f"PIBUILD_LOCK_WAIT={text!r} is no number of seconds", hint="such as 60"))
+        raise InputError(Problem(message=f"PIBUILD_LOCK_WAIT={text!r} is not a number of seconds", hint="such as 60"))
     return seconds
 
 

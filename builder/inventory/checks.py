@@ -215,7 +215,7 @@ class Checks:
         path = ("cluster", "backup")
         if not _REPOSITORY.fullmatch(backup.repository):
             hint = "rest:https://backup.example:8000, s3:https://store.example/bucket, sftp:USER@HOST:/PATH or /PATH"
-            self.complain((*path, "repository"), f"'{backup.repository}' is no repository that is known", hint)
+            self.complain((*path, "repository"), f"'{backup.repository}' is not a known kind of repository", hint)
         elif re.search(r"//[^/]*:[^/]*@", backup.repository):
             hint = "each node has its own, in its state on the login node; pibuild backup rotate makes new ones"
             self.complain((*path, "repository"), "a password has no place in cluster.yaml", hint)
@@ -287,9 +287,9 @@ class Checks:
         """Check labels for Kubernetes and metrics."""
         for key, value in labels.items():
             if not _LABEL.fullmatch(key):
-                self.complain((*path, key), f"'{key}' is no name for a label", "letters, digits, '-', '_' and '.'")
+                self.complain((*path, key), f"'{key}' is not a name for a label", "letters, digits, '-', '_' and '.'")
             elif not _LABEL_VALUE.fullmatch(value):
-                self.complain((*path, key), f"label {key}: '{value}' is no value for a label")
+                self.complain((*path, key), f"label {key}: '{value}' is not a value for a label")
 
     def check_model(self, path: Path, model: str, version: str) -> None:
         """Check a model that nodes are given."""
@@ -305,7 +305,7 @@ class Checks:
         if not _STORE.fullmatch(written):
             self.complain(
                 path,
-                f"metrics.url '{written}' is no address to write to",
+                f"metrics.url '{written}' is not an address to write to",
                 "https, a host, and a path such as /api/v1/write",
             )
             return

@@ -108,7 +108,7 @@ class _Editing:
             return []
         if not isinstance(nodes, SequenceNode) or (nodes.flow_style and nodes.value):
             raise InputError(
-                Problem(message="nodes is no list of '- ' items", mark=node_mark(self.path, nodes), hint=_BY_HAND)
+                Problem(message="nodes is not a list of '- ' items", mark=node_mark(self.path, nodes), hint=_BY_HAND)
             )
         return list(nodes.value)
 

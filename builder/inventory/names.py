@@ -41,7 +41,7 @@ def serial_of(written: str) -> str:
     digits = written.strip().lower().removeprefix("0x")
     if not re.fullmatch(r"[0-9a-f]*", digits):
         odd = next(character for character in digits if character not in "0123456789abcdef")
-        raise ValueError(f"'{odd}' is no hex digit")
+        raise ValueError(f"'{odd}' is not a hex digit")
     if len(digits) not in {_SHORT, _LONG}:
         raise ValueError(f"it has {len(digits)} hex digits; a Raspberry Pi's has {_SHORT}")
     return digits[-_SHORT:]

@@ -52,7 +52,7 @@ def unknown_keys(settings: Mapping[str, object], role: str) -> list[str]:
     known = SERVER_KEYS if role == "master" else AGENT_KEYS
     program = "k3s server" if role == "master" else "k3s agent"
     return [
-        f"'{key}' is no option of {program}{did_you_mean(key.removesuffix('+'), known)}"
+        f"'{key}' is not an option of {program}{did_you_mean(key.removesuffix('+'), known)}"
         for key in settings
         if key.removesuffix("+") not in known
     ]

@@ -122,7 +122,7 @@ def publish(store: Store, wanted: Publication, *, dry_run: bool = False) -> Publ
         content = store.read(manifest.object) if there else manifest.to_json()
         signed = _sign(store, manifest, content or b"", wanted.key)
         if there is None and not store.create(manifest.object, manifest.to_json()):
-            problem = f"{wanted.model} {wanted.version} was published by somebody else meanwhile"
+            problem = f"{wanted.model} {wanted.version} was published by another publisher meanwhile"
             raise InputError(Problem(message=problem, hint="run the same command again: it compares"))
     return Published(manifest=manifest, added=added, signed=signed)
 

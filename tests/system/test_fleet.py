@@ -390,7 +390,7 @@ def test_tls(tmp_path: Path) -> None:
         (["--listen", "nowhere"], 2, "'nowhere' is not ADDRESS:PORT"),
         (["--listen", "192.0.2.1:9340"], 3, "cannot listen on 192.0.2.1:9340"),
         (["--certificate", "cluster.yaml"], 2, "--certificate and --key go together"),
-        (["--certificate", "cluster.yaml", "--key", "cluster.yaml"], 2, "no certificate and its key"),
+        (["--certificate", "cluster.yaml", "--key", "cluster.yaml"], 2, "not a certificate and its key"),
         (["--database", "cluster.yaml"], 2, "file is not a database"),
         (["--database", "/proc/nowhere/db"], 3, "/proc/nowhere/db cannot be used"),
         (["--dest", "/nonexistent"], 3, "the nodes' tokens in /nonexistent/state cannot be read"),

@@ -33,7 +33,7 @@ class DownloadStep(Step):
     """Put a file from outside into the root: as it is, a member of an archive, or an archive's whole content.
 
     The checksum is that of what the address gives. A file with that checksum in the artifacts' directory is used
-    instead of the network. `optional: true` lets a build go on when the file cannot be had; a wrong checksum is always
+    instead of the network. `optional: true` lets a build continue without the file; a wrong checksum is always
     an error. Archives: tar (also .gz, .bz2, .xz, .zst) and zip; owners in them are ignored, modes kept.
 
     ```yaml
@@ -61,13 +61,13 @@ class DownloadStep(Step):
     url: Annotated[str, AfterValidator(_url)] = Field(description="Where it comes from.")
     sha256: Annotated[str, AfterValidator(_sha256)] = Field(description="The checksum of what the address gives.")
     path: TargetPath = Field(description="Where it goes: an absolute path in the root.")
-    member: str | None = Field(default=None, min_length=1, description="The one file of the archive that is wanted.")
+    member: str | None = Field(default=None, min_length=1, description="The one file of the archive to take.")
     extract: bool = Field(default=False, description="Unpack the archive into the directory `path`.")
     strip: int = Field(default=0, ge=0, description="With extract: how many leading directories of the names to drop.")
     decompress: bool = Field(default=False, description="The file is compressed by itself (.gz, .bz2, .xz, .zst).")
     owner: Owner = Field(default="root:root", description="`user:group` as the root knows them.")
     mode: Mode | None = Field(default=None, description="Quoted octal mode of the file; '0644' when left out.")
-    optional: bool = Field(default=False, description="Build without it where it cannot be had.")
+    optional: bool = Field(default=False, description="Build without it if the download is unavailable.")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

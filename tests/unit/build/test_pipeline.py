@@ -42,7 +42,7 @@ def test_the_summary_says_what_was_built_where_it_is_and_what_to_do_next() -> No
         "publish               5.5  written",
         "",
         "emulation  native-tools",
-        "missing    https://example.org/k3s (optional, could not be had; the manifest says so)",
+        "missing    https://example.org/k3s (optional download unavailable; recorded in manifest.json)",
         "identity   /etc/new/id looks like a UUID; every machine would have the same",
         f"digest     sha256:{'5a' * 32}",
         "file       output/golden/latest/golden.img (1.4 GiB)",

@@ -186,7 +186,7 @@ def test_nodes_in_one_flow_list_are_left_to_a_person(tmp_path: Path) -> None:
     entry = '{name: gate, serial: "00000001", mac: "02:00:00:00:00:01", address: 10.0.0.1, role: login}'
     text = BLOCK.partition("nodes:")[0] + f"nodes: [{entry}]\n"
     path.write_text(text)
-    with pytest.raises(InputError, match="nodes is no list of '- ' items"):
+    with pytest.raises(InputError, match="nodes is not a list of '- ' items"):
         add_nodes(path, [_new("a", 2)])
     assert path.read_text() == text
 
@@ -257,7 +257,7 @@ def test_every_wrong_line_of_the_labs_list_is_named(tmp_path: Path) -> None:
         (1, "3 columns; a line has 4: name, MAC address, serial number, IP address"),
         (2, "node green3: serial 'c72aafcfc': it has 9 hex digits; a Raspberry Pi's has 8"),
         (3, "node green4: mac '7cb48d88': it is not of the form aa:bb:cc:dd:ee:ff"),
-        (3, "node green4: serial 'e4:5f:01:f6:07:8d': ':' is no hex digit"),
+        (3, "node green4: serial 'e4:5f:01:f6:07:8d': ':' is not a hex digit"),
         (4, "node green5: address '192.168.2': Expected 4 octets in '192.168.2'"),
     ]
 

@@ -20,9 +20,9 @@ from tests.clusters import LAB
 def test_keys_are_the_programs_own() -> None:
     assert unknown_keys({"tls-san": [], "node-label+": [], "kubelet-arg": []}, "master") == []
     assert unknown_keys({"snapshotter": "native", "node-label+": []}, "worker") == []
-    assert unknown_keys({"tls-san": []}, "worker") == ["'tls-san' is no option of k3s agent"]
+    assert unknown_keys({"tls-san": []}, "worker") == ["'tls-san' is not an option of k3s agent"]
     assert unknown_keys({"node-nam": "x"}, "worker") == [
-        "'node-nam' is no option of k3s agent; did you mean 'node-name'?"
+        "'node-nam' is not an option of k3s agent; did you mean 'node-name'?"
     ]
     assert unknown_keys({"pod-eviction-timeout": "5m"}, "master")  # Kubernetes' flag, not k3s's; and gone since 1.27
     assert AGENT_KEYS < SERVER_KEYS

@@ -370,8 +370,8 @@ def test_an_option_k3s_does_not_have_is_refused(subject: Subject) -> None:
         personalise(wrong)
     where = "node yellow3: /etc/rancher/k3s/config.yaml.d/50-inventory.yaml"
     assert [problem.message for problem in caught.value.problems] == [
-        f"{where}: 'node-lable' is no option of k3s agent; did you mean 'node-label'?",
-        f"{where}: 'tls-san' is no option of k3s agent",
+        f"{where}: 'node-lable' is not an option of k3s agent; did you mean 'node-label'?",
+        f"{where}: 'tls-san' is not an option of k3s agent",
     ]
 
 
