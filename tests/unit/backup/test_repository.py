@@ -97,5 +97,5 @@ def test_the_nodes_own_key_opens_a_store_by_ssh(url: str, there: str) -> None:
 
 @pytest.mark.parametrize("repository", ["/srv/'b", "/srv/$(reboot)", "s3:https://a.example/b c", "rest:https://"])
 def test_a_repository_that_a_shell_would_read_otherwise_is_refused(repository: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no repository that is known"):
+    with pytest.raises(InputError, match="not a known kind of repository"):
         inventory_with(tmp_path, repository=repository)

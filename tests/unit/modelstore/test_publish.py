@@ -207,7 +207,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.run_command([*command, "--cluster", str(cluster)]) == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["added"] == path.stat().st_size
-    assert "nobody has signed it" in shown.err
+    assert "it has no signature" in shown.err
     assert cli.run_command(["models", "list", *where]) == 0
     assert cli.run_command(["models", "show", "jen", *where]) == 0
     assert cli.run_command(["models", "verify", *where]) == 0
