@@ -37,8 +37,8 @@ _WAIT = 15.0  # seconds for a lab to end
 def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOptions) -> dict[str, Any]:
     """Start a lab in the background, or nodes in the one that runs; return what runs, as `status` does.
 
-    A node that runs goes on as it does. Raises InputError when a test runs there or a node boots nothing from there,
-    HostError when it fails.
+    A node that runs goes on as it does. Raises InputError when a node boots nothing from there,
+    HostError when a test runs there or it fails.
     """
     check(inventory, names, dest)
     netboot = Netboot(dest.absolute())
@@ -72,7 +72,7 @@ def check(inventory: Inventory, names: Sequence[str], dest: Path) -> None:
     netboot = Netboot(dest.absolute())
     if (process := holder(netboot.dest)) and not _read(netboot.dest):
         message = f"a netboot test runs from {dest}: process {process}"
-        raise InputError(Problem(message=message, hint="wait for it, or end it there (Ctrl-C)"))
+        raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
     for name in names:
         require_exploded(netboot, inventory.node(name))
 
@@ -112,7 +112,7 @@ def switch_on(here: Lab, names: Sequence[str]) -> None:
         wanted = [here.inventory.node(name).name for name in names]
     except InputError as error:  # the command that asks has found it in cluster.yaml as it is now
         message = f"the lab runs with cluster.yaml as it was when it started, without {', '.join(names)}"
-        raise InputError(Problem(message=message, hint="sudo pibuild lab down; then start it again")) from error
+        raise HostError(message, hint="sudo pibuild lab down; then start it again") from error
     off = [name for name in wanted if name not in here.nodes or here.nodes[name].state not in _RUNNING]
     try:
         for name in off:
@@ -224,13 +224,13 @@ def log_in(dest: Path, name: str, command: Sequence[str]) -> NoReturn:
 def stop(dest: Path) -> bool:
     """End the lab that runs in the background, and remove what one that was killed left. Returns whether one ran.
 
-    Raises InputError when what runs from there is a test in the foreground.
+    Raises HostError when what runs from there is a test in the foreground.
     """
     require_root("lab down")
     process = holder(dest)
     if process and not _read(dest):
         message = f"a netboot test runs from {dest}: process {process}"
-        raise InputError(Problem(message=message, hint="wait for it, or end it there (Ctrl-C)"))
+        raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
     for number in (signal.SIGTERM, signal.SIGKILL) if process else ():
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)

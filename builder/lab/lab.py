@@ -400,7 +400,7 @@ def _alone(dest: Path) -> Iterator[None]:
                 if not patience:
                     hint = f"sudo pibuild lab down --dest {dest}"
                     message = f"a lab runs from {dest} already: {holders(file.fileno())}"
-                    raise InputError(Problem(message=message, hint=hint)) from error
+                    raise HostError(message, hint=hint) from error
                 time.sleep(patience)
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.errors import InputError, Problem
+from builder.errors import HostError, InputError, Problem
 from builder.host.confine import resolve_in
 from builder.host.data import shipped_recipes
 from builder.host.hashing import file_digest
@@ -150,7 +150,7 @@ def bring_in(netboot: Netboot, image: ImageFile, *, attach: Method = "auto") -> 
         final.rename(netboot.generations / image.digest)
     made = read_generation(netboot, image.digest)
     if made is None:
-        raise InputError(Problem(message=f"{netboot.generations / image.digest} is not whole", hint="remove it"))
+        raise HostError(f"{netboot.generations / image.digest} is not whole", hint="remove it")
     return made
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import InputError, VerdictError
+from builder.errors import HostError, VerdictError
 from builder.firmware.simulate import BootReport, Request, Stop, StopKind
 from builder.inventory.load import load_inventory
 from builder.lab.daemon import switch_on
@@ -207,6 +207,6 @@ def test_a_node_that_came_into_cluster_yaml_later_is_said_to_be_so(tmp_path: Pat
         logs=tmp_path,
         _stack=ExitStack(),
     )
-    with pytest.raises(InputError, match=r"cluster\.yaml as it was when it started, without green9") as raised:
+    with pytest.raises(HostError, match=r"cluster\.yaml as it was when it started, without green9") as raised:
         switch_on(running, ["green9"])
     assert "sudo pibuild lab down" in str(raised.value)
