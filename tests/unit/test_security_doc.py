@@ -13,7 +13,7 @@ _NAMED = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
 _SECTIONS = {
     "A compromised node",
     "A hostile image",
-    "A recipe of somebody else",
+    "A recipe by someone else",
     "A stranger on the segment, or a client of a server",
     "A store, a mirror, a server that nodes or builds ask",
     "A local account of the login node",
