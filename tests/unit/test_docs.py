@@ -157,8 +157,8 @@ def test_one_search_answers(asked: str) -> None:
 
 
 def test_every_metric_that_a_page_names_is_written_by_a_part() -> None:
-    """The program of a part has the name; the fetcher of models puts `edge_model_` before those that it counts."""
-    files = [path for path in (PROJECT / "overlays").rglob("*") if path.is_file()]
+    """A part or a rule has the name; the fetcher of models puts `edge_model_` before what it counts."""
+    files = [path for at in ("overlays", "builder/monitoring") for path in (PROJECT / at).rglob("*") if path.is_file()]
     written = "\n".join(path.read_text(errors="replace") for path in files)
     named = {name for page in PAGES for name in re.findall(r"\bedge_[a-z_]+[a-z]", page.read_text())}
     assert len(named) > 30

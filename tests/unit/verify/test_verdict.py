@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from builder.errors import VerdictError
+from builder.host.ssh import Shell
 from builder.run import Completed, run
 from builder.verify.finding import Finding, rows
 from builder.verify.verdict import (
     Expected,
     Seen,
     SerialConsole,
-    Shell,
     Verdict,
     Watch,
     answer_within,
