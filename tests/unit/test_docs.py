@@ -186,3 +186,9 @@ def test_the_page_of_boards_has_each_with_its_ways() -> None:
     words = {"sd": "SD card", "usb": "USB disk", "nvme": "NVMe disk", "network": "network"}
     for name, board in BOARDS.items():
         assert {way for way, word in words.items() if word in said[name]} == set(board.ways), name
+
+
+def test_the_readme_names_every_command() -> None:
+    table = (PROJECT / "README.md").read_text().split("## Commands")[1].split("## Exit codes")[0]
+    named = " ".join(re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE))
+    assert [name for name in pibuild.commands if not re.search(rf"\b{name}\b", named)] == []
