@@ -95,8 +95,13 @@ SINGLE = {
     ),
     one(BEAT, "x9"): "0+30x60 _x300",
 }
-# 3 of 5 of site a, the login node among them for half an hour; 2 of 3 of b for half an hour; the only one of c.
-WIDE = _beats(_STEADY, a1=_DEAD, a2=_DEAD, gate=_SILENT, b1=_SILENT, b2=_SILENT, c1=_DEAD)
+# 3 of 5 of site a, half an hour the login node among them; 2 of 3 of b and both of d for half an hour; the one of c.
+WIDE = {
+    **_beats(_STEADY, a1=_DEAD, a2=_DEAD, gate=_SILENT, b1=_SILENT, b2=_SILENT, c1=_DEAD),
+    **{one(BEAT, node): _SILENT for node in ("d1", "d2")},
+    **{one("edge_node_info", node, role="worker"): "1x400" for node in ("d1", "d2")},
+}
+_B_AND_D = [{"site": "b"}, {"site": "d"}]
 ALL = _beats(_DEAD, c1="0+30x60 1800x20 2430+30x100")  # all at 20 minutes, the last at 30; one is back at 40
 
 PRESENCE = (
@@ -107,8 +112,8 @@ PRESENCE = (
         series=SINGLE,
         fires={
             "29m": [],
-            "30m": [],
-            "33m30s": [of("a1"), of("c1")],
+            "31m": [],
+            "32m15s": [of("a1"), of("c1")],
             "39m": [of("a1"), of("a4"), of("c1")],
             "49m": [of("a1"), of("a4"), of("c1")],
             "53m": [of("a4"), of("c1")],
@@ -147,14 +152,14 @@ PRESENCE = (
         interval="30s",
         chain=True,
         series=WIDE,
-        fires={"24m": [], "27m30s": [{"site": "b"}], "49m": [{"site": "b"}], "54m30s": [{"site": "b"}], "58m": []},
+        fires={"24m": [], "27m": _B_AND_D, "49m": _B_AND_D, "54m30s": _B_AND_D, "58m": []},
     ),
     Scenario(  # the login node has an alert of its own
         alert="NodeDown",
         interval="30s",
         chain=True,
         series=WIDE,
-        fires={"30m": [], "40m": [of(node) for node in ("a1", "a2", "b1", "b2", "c1")]},
+        fires={"30m": [], "40m": [of(node) for node in ("a1", "a2", "b1", "b2", "c1", "d1", "d2")]},
     ),
     Scenario(
         alert="NothingHeard",
@@ -162,7 +167,7 @@ PRESENCE = (
         interval="30s",
         chain=True,
         series=ALL,
-        fires={"33m": [], "35m30s": [{}], "39m": [{}], "43m": []},
+        fires={"33m": [], "35m": [{}], "39m": [{}], "43m": []},
     ),
     Scenario(
         alert="Watchdog",
@@ -182,7 +187,7 @@ PRESENCE = (
             one(BEAT, "a2"): "0+30x140 _x7 4440+30x3 _x7 4770+30x300",
             **{one("edge_node_info", node, role="worker"): "1x400" for node in ("a1", "a2")},
         },
-        fires={"84m": [], "90m": [of("a1", role="worker")], "160m": [of("a1", role="worker")], "182m": []},
+        fires={"84m": [], "90m": [of("a1", role="worker")], "160m": [of("a1", role="worker")], "175m": []},
     ),
     Scenario(
         alert="Maintenance",

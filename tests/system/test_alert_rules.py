@@ -7,21 +7,18 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from builder.inventory.load import load_inventory
-from builder.inventory.nodes import Inventory
-from builder.monitoring.rules import rule_groups
 from builder.run import find_tool, run, spawn
-from builder.services.watch import monitoring_of, render, watching
-from tests.alert_scenarios import BEAT, INVENTORY, SCENARIOS, Scenario
+from builder.services.watch import render, watching
+from tests.alert_runs import bare, inventory_of, packed, promtool, scenario_test
+from tests.alert_scenarios import BEAT, SCENARIOS
 from tests.metrics_path import free_port, get, wait_for
 from tests.produced_metrics import PRODUCED
 from tests.trixie import program, unpacked
@@ -30,120 +27,30 @@ from tests.unit_files import UNITS, environment, exec_start
 pytestmark = pytest.mark.network
 
 STORES = ("victoria-metrics", "prometheus")
-ORDER = ["inventory", "presence", "health", "monitoring"]
-
-Group = dict[str, Any]
-
-
-def _inventory(tmp_path: Path, store: str) -> Inventory:
-    path = tmp_path / f"{store}.yaml"
-    path.write_text(INVENTORY.replace("STORE", store))
-    return load_inventory(path)
-
-
-def _bare(inventory: Inventory) -> list[Group]:
-    """Return the groups of rules without annotations, which the tools would compare word by word."""
-    groups = json.loads(json.dumps(rule_groups(inventory, monitoring_of(inventory))))["groups"]
-    for group in groups:
-        for rule in group["rules"]:
-            rule.pop("annotations", None)
-            rule.setdefault("alert", "")
-    return list(groups)
-
-
-def _test(directory: Path, groups: Sequence[Group], scenarios: Sequence[Scenario]) -> Path:
-    """Write one test of scenarios that share no metric, and the rules that it is about; return the test."""
-    chain, interval = scenarios[0].chain, scenarios[0].interval
-    names = {scenario.alert for scenario in scenarios}
-    series = {name: values for scenario in scenarios for name, values in scenario.series.items()}
-    given = {"inventory"} if any(name.startswith("edge_node_info") for name in series) else set()
-    kept = [
-        {**group, "rules": [rule for rule in group["rules"] if rule["alert"] in names or (chain and not rule["alert"])]}
-        for group in groups
-        if group["name"] not in given
-    ]
-    number = len(list(directory.glob("test-*.yml")))
-    rules = directory / f"rules-{number}.yml"
-    bare = [{**group, "rules": [_filled(rule) for rule in group["rules"]]} for group in kept if group["rules"]]
-    rules.write_text(yaml.safe_dump({"groups": bare}))
-    expected = [
-        {
-            "eval_time": time,
-            "alertname": scenario.alert,
-            "exp_alerts": [
-                {"exp_labels": {**fires, "severity": scenario.severity, "cluster": "test"}} for fires in fired
-            ],
-        }
-        for scenario in scenarios
-        for time, fired in scenario.fires.items()
-    ]
-    test = {
-        "rule_files": [str(rules)],
-        "evaluation_interval": interval,
-        "group_eval_order": ORDER,
-        "tests": [
-            {
-                "name": ", ".join(sorted(names)),
-                "interval": interval,
-                "input_series": [{"series": name, "values": values} for name, values in series.items()],
-                "alert_rule_test": expected,
-            }
-        ],
-    }
-    path = directory / f"test-{number}.yml"
-    path.write_text(yaml.safe_dump(test, sort_keys=False))
-    return path
-
-
-def _filled(rule: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in rule.items() if value != ""}
-
-
-def _packed(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
-    """Put together what can share a store: the same interval, no alert in common, and all series or no metric."""
-    packs: list[list[Scenario]] = []
-    for scenario in scenarios:
-        for pack in packs:
-            alike = (pack[0].interval, pack[0].chain) == (scenario.interval, scenario.chain)
-            same = scenario.series == pack[0].series and scenario.alert not in {other.alert for other in pack}
-            if alike and (same or not any(_asks(scenario) & _asks(other) for other in pack)):
-                pack.append(scenario)
-                break
-        else:
-            packs.append([scenario])
-    return packs
-
-
-def _asks(scenario: Scenario) -> set[str]:
-    return {scenario.alert, *(name.partition("{")[0] for name in scenario.series)}
 
 
 def _vmalert(name: str = "vmalert") -> Path:
     return program("victoria-metrics", f"/usr/bin/{name}")
 
 
-def _promtool() -> Path:
-    return program("promtool", "/usr/bin/promtool")
-
-
 @pytest.mark.parametrize("store", STORES)
 def test_every_alert_fires_and_resolves_by_promtool(store: str, tmp_path: Path) -> None:
     """The rules for either store; those that both have in the same form once."""
-    groups = _bare(_inventory(tmp_path, store))
+    groups = bare(inventory_of(tmp_path, store))
     own = [scenario for scenario in SCENARIOS if scenario.stores[0] == store]
-    run([_promtool(), "test", "rules", *(_test(tmp_path, groups, pack) for pack in _packed(own))])
+    run([promtool(), "test", "rules", *(scenario_test(tmp_path, groups, pack) for pack in packed(own))])
 
 
 def test_every_alert_fires_and_resolves_by_vmalert(tmp_path: Path) -> None:
-    groups = _bare(_inventory(tmp_path, "victoria-metrics"))
+    groups = bare(inventory_of(tmp_path, "victoria-metrics"))
     own = [scenario for scenario in SCENARIOS if "victoria-metrics" in scenario.stores]
-    files = [word for pack in _packed(own) for word in ("--files", _test(tmp_path, groups, pack))]
+    files = [word for pack in packed(own) for word in ("--files", scenario_test(tmp_path, groups, pack))]
     run([_vmalert("vmalert-tool"), "unittest", "--disableAlertgroupLabel", *files])
 
 
 def _rendered(tmp_path: Path, store: str, places: Mapping[str, str]) -> tuple[Mapping[str, Path], Mapping[str, str]]:
     """Write the monitoring server's files, with other paths and ports; return them by name, and their texts."""
-    inventory = _inventory(tmp_path, store)
+    inventory = inventory_of(tmp_path, store)
     files = {file.path.name: file.text for file in render(inventory, watching(inventory))}
     for name, text in files.items():
         for there, here in {"/etc/pibuild/monitoring/rules.yml": str(tmp_path / "rules.yml"), **places}.items():
@@ -155,10 +62,10 @@ def _rendered(tmp_path: Path, store: str, places: Mapping[str, str]) -> tuple[Ma
 @pytest.mark.parametrize("store", STORES)
 def test_the_programs_take_what_is_rendered(store: str, tmp_path: Path) -> None:
     files, _ = _rendered(tmp_path, store, {})
-    run([_promtool(), "check", "rules", "--lint=all", "--lint-fatal", files["rules.yml"]])
+    run([promtool(), "check", "rules", "--lint=all", "--lint-fatal", files["rules.yml"]])
     run([program("prometheus-alertmanager", "/usr/bin/amtool"), "check-config", files["alertmanager.yml"]])
     if store == "prometheus":
-        run([_promtool(), "check", "config", files["prometheus.yml"]])
+        run([promtool(), "check", "config", files["prometheus.yml"]])
     else:
         run([_vmalert(), "-dryRun", f"-rule={files['rules.yml']}"])
         strict = ("-promscrape.config.dryRun", "-promscrape.config.strictParse")
