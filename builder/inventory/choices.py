@@ -5,14 +5,15 @@ The schema stands below the servers: it reads the names of their files, and impo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 Kind = Literal["dhcp", "tftp", "nfs"]
-DEFAULTS = MappingProxyType({"dhcp": "isc-dhcp", "tftp": "tftpd-hpa", "nfs": "kernel"})
+DEFAULTS: Mapping[Kind, str] = MappingProxyType({"dhcp": "isc-dhcp", "tftp": "tftpd-hpa", "nfs": "kernel"})
 _SERVICES = Path(__file__).parents[1] / "services"
-FOLDERS = MappingProxyType({kind: _SERVICES / kind for kind in DEFAULTS})
+FOLDERS: Mapping[Kind, Path] = MappingProxyType({kind: _SERVICES / kind for kind in DEFAULTS})
 
 
 def servers(kind: Kind) -> tuple[str, ...]:

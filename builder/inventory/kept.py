@@ -58,7 +58,7 @@ def find(path: Path, text: str) -> Inventory | None:
 def keep(path: Path, text: str, inventory: Inventory) -> None:
     """Keep an inventory, as far as there is a place for it; the next command does without where there is none."""
     modules = (getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("builder"))
-    code = {file: _stamp(file) for file in (*modules, *map(str, choices.FOLDERS.values())) if file}
+    code = {file: _stamp(file) for file in modules if file}
     kept = {"of": _question(path, text), "code": code, "inventory": _told(inventory)}
     content = json.dumps(kept, default=_plain, separators=(",", ":")).encode()
     with contextlib.suppress(OSError), _directory(make=True) as directory:
@@ -122,7 +122,8 @@ def _stamp(file: str) -> list[int]:
 
 
 def _question(path: Path, text: str) -> list[str]:
-    return [__version__, sys.version, str(path), str(path.absolute()), text]
+    servers = [name for kind in choices.FOLDERS for name in choices.servers(kind)]
+    return [__version__, sys.version, str(path), str(path.absolute()), text, *servers]
 
 
 # ------------------------------------------------------------------------------------------------- as JSON, and back
