@@ -1,4 +1,4 @@
-"""What a golden tree must not hold: the identity of a machine, and the traces of its making."""
+"""Remove from a golden tree what no image may hold: the identity of a machine, and temporary files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lock: everything a recipe resolves to, with versions and checksums, so that a build can be had again.
+"""The lock: everything a recipe resolves to, with versions and checksums, so that a build can be repeated.
 
 A lock names package files by what they are, never by where they came from: another mirror serves the same build.
 """

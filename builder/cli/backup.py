@@ -1,4 +1,4 @@
-"""The commands around backups: what there is of a node, bringing it back, new passwords, whom the gateway lets in."""
+"""The commands of backups: list, restore, rotate passwords, let nodes in at the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that makes from an image what nodes boot."""
+"""The command that makes nodes' roots and boot files from an image."""
 
 from __future__ import annotations
 

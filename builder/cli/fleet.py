@@ -1,4 +1,4 @@
-"""The commands around the fleet manager: serve it, list who has reported, and print a node's token."""
+"""The commands of the fleet manager: serve, list reports, print a node's token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The netboot test, and the lab that keeps running: a login node's network and nodes' machines on this machine."""
+"""The commands of the lab and the netboot test: a login node's network and nodes inside this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands for the way of metrics: who may write to their store, and as whom."""
+"""The commands of metrics: tokens, and who may write to the store under which name."""
 
 from __future__ import annotations
 

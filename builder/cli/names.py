@@ -1,4 +1,4 @@
-"""Commands by name: a wrong one is answered with what was meant, and words of other programs with the command here."""
+"""Commands by name: an unknown one gets the nearest suggestion, also for words of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands for the login and backup nodes: what their servers are configured with."""
+"""The commands of the login and backup nodes' servers: render, diff, apply, check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask for an address as a board would, and take none: a DISCOVER, and every OFFER to it.
+"""A DHCP client that sends a board's DISCOVER and collects every OFFER, without taking one.
 
 The question is a UDP broadcast, the answers are read off the interface: so it works beside the server on one machine as
 well, whether that listens with a UDP socket (dnsmasq) or reads the interface itself (dhcpd, Kea). Nothing is leased.

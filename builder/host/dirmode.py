@@ -1,4 +1,4 @@
-"""Modes of directories that others than their owner must enter: never what somebody's umask made of them."""
+"""Modes of directories that several accounts enter, whatever the umask is."""
 
 from __future__ import annotations
 

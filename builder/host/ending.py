@@ -1,4 +1,4 @@
-"""How a command ends at SIGINT, SIGTERM and SIGHUP: it leaves all its blocks, and where one hangs, it is ended.
+"""How a command ends at SIGINT, SIGTERM and SIGHUP: it unwinds, and is killed if that hangs.
 
 The first signal unwinds, as Ctrl-C does. TIDY seconds later whatever the command still waits for is killed, LIMIT
 seconds later the command itself. What was not tidied up then is swept by the next run, as after a SIGKILL.

@@ -1,4 +1,4 @@
-"""Ending a transfer that lasts without coming to anything: a server that sends a byte a minute does answer, after all.
+"""Stop a transfer that makes no progress: a server that sends a byte a minute never times out.
 
 requests' timeouts are those of one read of the socket; this bounds headers and bodies as a whole.
 """

@@ -1,4 +1,4 @@
-"""Waiting for what another process holds: who holds it is said at once, and no wait is endless.
+"""Wait for a lock of another process: name its holder at once, and give up after a limit.
 
 Locks are flock(2) on files and directories; they end with the process. The kernel says who has one (/proc/locks), so
 that nothing has to be written that a killed process would leave.

@@ -1,4 +1,4 @@
-"""Ask an NFS server for a directory as a node's kernel does for its root: MOUNT, then LOOKUP (RFC 1813)."""
+"""An NFS client that mounts a directory as a node's kernel mounts its root: MOUNT, then LOOKUP (RFC 1813)."""
 
 from __future__ import annotations
 

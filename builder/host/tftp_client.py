@@ -1,4 +1,4 @@
-"""A small TFTP client that asks as a Raspberry Pi's bootloader does.
+"""A small TFTP client that sends the requests of a Raspberry Pi's bootloader.
 
 RFC 1350 with option negotiation (2347), blksize (2348) and tsize (2349); reading only, mode octet. Boards were
 recorded to send `tsize 0`, `blksize 1024` or 1468, and to open a file, abort it with ERROR 0 and open it again.

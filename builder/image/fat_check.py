@@ -1,4 +1,4 @@
-"""Whether the directories of a FAT file system have an end: asked before mtools follows them.
+"""Check that the directories of a FAT file system form no circle, before mtools follows them.
 
 A directory that leads back to one above it, or to itself, is followed by every reader until a disk is full. Here each
 cluster of a directory is seen once, and what files say of their sizes counts together: some hundred kilobytes are read.

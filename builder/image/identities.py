@@ -1,4 +1,4 @@
-"""What a machine must have for itself: the files, whose package makes them, and how the next machine gets its own.
+"""The keys and names that each machine has for itself: their files, their packages, and how new ones are made.
 
 The one table of them. Packages make most when they are installed, which is while an image is built: without this table
 all machines of an image would share them, and no build would be like the one before. Each row says where that stands.

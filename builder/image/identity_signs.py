@@ -1,4 +1,4 @@
-"""Identities that are not in the table yet: files that no package brought, with what looks made at random in them.
+"""Find identities that the table lacks: files of no package, with content that looks random.
 
 A rule, and so no proof: what it finds is told, and nothing is removed for it.
 """

@@ -1,4 +1,4 @@
-"""An image's files brought into one tree: unpacked, attached, copied, the boot partition's laid at its mount point."""
+"""Copy an image's files into one tree, the boot partition's at its mount point."""
 
 from __future__ import annotations
 

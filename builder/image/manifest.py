@@ -1,4 +1,4 @@
-"""What is read of the manifest.json beside a published image: input, as whoever copied it may have damaged it."""
+"""Read the manifest.json beside a published image; it is input, and may be damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What types alone cannot find wrong in an inventory: every problem at once, each at its place."""
+"""Checks of an inventory beyond types: all problems at once, each with its place."""
 
 from __future__ import annotations
 

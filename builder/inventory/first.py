@@ -1,4 +1,4 @@
-"""The first cluster.yaml: an example to fill in, or what a pi_info.txt says. Only names are read into: who serves."""
+"""The first cluster.yaml: an example to fill in, or the nodes of a pi_info.txt, with roles guessed from their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inventories that were read and checked, kept until the file changes: a command then starts in a third of the time.
+"""A cache of checked inventories, valid until the file changes: commands start three times faster.
 
 What is kept counts for the very text of the file, under the very path, and for the modules that read it: the times of
 their files are noted beside it. It lies in a directory that nobody else can write in, else it does not count; nothing

@@ -1,4 +1,4 @@
-"""The inventory that a command works with: found, and read unless it is known from before.
+"""Find the inventory, and read it unless the cache has it.
 
 Reading a file in full (`read`) takes pydantic and YAML, seconds on a board. An inventory that was read once is kept
 (`kept`) and taken from there until the file changes, and then neither is imported.

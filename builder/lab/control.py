@@ -1,4 +1,4 @@
-"""What a lab in the background is told while it runs, and asked: a socket of its directory, for root alone."""
+"""Commands to a lab that runs in the background: report, switch nodes on. A socket in its directory, for root alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A lab that goes on in the background, for a person: started, asked, entered and ended by commands.
+"""A lab that keeps running in the background: start, status, ssh, stop.
 
 DEST/lab/lab.json says what runs; it counts while DEST/.lab is locked by the process that it names. When that process
 ends, however it does, the kernel ends everything in the lab's namespace.

@@ -1,1 +1,1 @@
-"""What nodes tell, and how it travels."""
+"""Metrics of nodes, and their way to the store."""

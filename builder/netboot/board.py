@@ -1,4 +1,4 @@
-"""Ask before a board is switched whether it would start what it gets: its files, and its kernel's drivers.
+"""Check, before a node is switched, that its board would start from the new files and reach its root.
 
 The files are the node's own boot directory, asked by the simulated bootloader as a TFTP server would send them. The
 kernel and its initramfs are the generation's: they are looked into once, however many nodes boot them.

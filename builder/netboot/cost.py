@@ -1,4 +1,4 @@
-"""What the roots of an explode take of the disk, and what would take less."""
+"""How much disk the roots of an explode take, and what would take less."""
 
 from __future__ import annotations
 

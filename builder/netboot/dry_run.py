@@ -1,4 +1,4 @@
-"""What `explode` would do, found out without changing anything where nodes boot.
+"""Find out what `explode` would do, without changing anything.
 
 All that the real run checks is checked, with its messages and exit codes: an image that was not brought in is mounted
 read-only, or copied where it cannot be; nodes without an identity get one for the moment; boards are asked with the

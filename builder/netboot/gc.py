@@ -1,4 +1,4 @@
-"""What no node boots, ran lately or could go back to: found, and removed; and what a removed node leaves."""
+"""Find and remove roots and generations that no node boots, ran lately or could go back to."""
 
 from __future__ import annotations
 

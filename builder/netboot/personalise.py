@@ -1,4 +1,4 @@
-"""What makes a root one node's own: files rendered from the inventory, the node's state and templates.
+"""Make a root a node's own: files rendered from the inventory, the node's state and templates.
 
 All of it is pure: nothing is written here. Templates are the trees `overlays/node`, `overlays/node-role/ROLE` and
 `overlays/node-name/NODE`, of pibuild and beside cluster.yaml; a later one replaces a file of an earlier one. `X.j2` is

@@ -1,4 +1,4 @@
-"""What is on record about nodes' roots: how each was made, and what its node booted before it.
+"""The records of nodes' roots: how each was made, and what its node booted before.
 
     state/.roots/NODE/NAME.json   about a root; the file's time is when the root was left
     held/NODE                     the name of the root that a node went back to and is to stay with

@@ -1,4 +1,4 @@
-"""Back to a root that a node has had before, and there it stays until it is released."""
+"""Switch a node back to an earlier root, and hold it there until it is released."""
 
 from __future__ import annotations
 

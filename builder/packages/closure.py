@@ -1,4 +1,4 @@
-"""What of an archive's package lists can matter for a question: the packages asked for and all that they may need.
+"""Cut package lists down to the wanted packages and all that they may need.
 
 apt reads all of Debian for each question, two seconds' work. Its answer depends on the packages named, on those that
 are installed, on the essential ones, and on whatever these may come to need: every alternative, every provider of it,

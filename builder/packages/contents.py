@@ -1,4 +1,4 @@
-"""Whether packages can be unpacked in a directory without leaving it: asked before dpkg-deb does so as the host's root.
+"""Check, before dpkg-deb unpacks packages as the host's root, that none leads out of the directory.
 
 `dpkg-deb -x` follows links that an earlier package made. One package with a link `x -> /etc`, another with a file
 `x/y`, from an archive that a recipe names: that would be a file of the host. Later dpkg runs in the root.

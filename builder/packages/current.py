@@ -1,4 +1,4 @@
-"""Whether an archive still serves the package lists that are here, found out by one request for each release file.
+"""Check with one request a release file whether an archive still serves the package lists that are here.
 
 `apt-get update` does the same and a second's work around it. What is here was verified by apt: as long as the archive
 serves the very release files that apt verified, with the same keys, and they have not expired, there is nothing to do.

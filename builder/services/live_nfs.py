@@ -1,4 +1,4 @@
-"""Whether nodes can mount their roots: the portmapper, mountd and nfs asked, exports compared, every root looked up."""
+"""Health check of NFS: portmapper, mountd and nfsd answer, the exports are right, every root can be looked up."""
 
 from __future__ import annotations
 

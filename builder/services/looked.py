@@ -1,4 +1,4 @@
-"""What a check of the servers looks at."""
+"""What the health checks are given."""
 
 from __future__ import annotations
 

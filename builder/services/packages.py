@@ -1,4 +1,4 @@
-"""What a server has to have installed: one list, for docs, recipes, and the check before anything changes."""
+"""The packages that a server needs: one list for docs, recipes, and the check before an apply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a server's files lie and how they are read and put: bytes, below a root, never outside it.
+"""Read and write a server's files below a root directory, and never outside it.
 
 A link is followed as a process chrooted into the root would follow it, and stays. What lies below the root may be an
 image's, so a file is opened only where it is one, and read up to a limit.

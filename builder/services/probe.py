@@ -1,4 +1,4 @@
-"""What of the servers works, asked as a board would: an address, a file, a mount; and what to type where one does not.
+"""Health checks: send the requests that a board sends, and report which server fails and what mends it.
 
 Each check asks the thing itself, not systemd: a unit that is active may not answer, and on the other server there is
 no asking systemd at all. From another machine than the server only what goes over the network is asked.

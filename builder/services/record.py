@@ -1,4 +1,4 @@
-"""What an apply leaves on record below /var/lib/pibuild/services: what it wrote, which server this is, a journal.
+"""The records of an apply in /var/lib/pibuild/services: the files that it wrote, the server's role, a journal.
 
 The record is why what an apply wrote and a later one does not want can go. While an apply runs, it names the files of
 both, so that none is forgotten by a kill. It may lie in an image: a file it names is removed below /etc alone.

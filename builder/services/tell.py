@@ -1,4 +1,4 @@
-"""The servers of this machine, under systemd: they are told of new files, and of the old ones when one refuses."""
+"""Reload this machine's servers after their files changed; put the old files back when one refuses."""
 
 from __future__ import annotations
 

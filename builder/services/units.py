@@ -1,4 +1,4 @@
-"""What has to be told to the servers when their files change: reload where they can, restart where they must.
+"""Which units to reload or restart when a server's files change.
 
 What to run is data (`retiring`, `commands`), so that tests compare lists; `tell.Servers` runs it.
 """

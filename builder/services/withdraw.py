@@ -1,4 +1,4 @@
-"""What follows from an inventory that lost a node, on the machine that serves it."""
+"""Remove a node's reservation, lease and exports from the servers of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a booted machine shows to somebody outside: on its console, by ssh, by HTTP.
+"""Look at a booted machine from outside: console, ssh, HTTP.
 
 The checks come in the order in which a machine comes up; what cannot be seen because an earlier one failed is not
 listed.
