@@ -226,15 +226,18 @@ def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
     """
     node = subject.node
     settings: dict[str, object] = {}
-    for path in (CONFIG, ADDED):
-        read = subject.once(yaml.safe_load, files[path].content) if path in files else {}
-        problems = unknown_keys(read, node.role) if isinstance(read, dict) else []
+    for path in (path for path in (CONFIG, ADDED) if path in files):
+        try:
+            read = subject.once(_k3s_settings, files[path].content)
+            problems = unknown_keys(read, node.role)
+        except ValueError as error:
+            read, problems = {}, [str(error)]
         if problems:
             hint = "k3s: {config: …} in the inventory, or the template of that file"
             raise InputError(
                 *(Problem(message=f"node {node.name}: {path}: {told}", mark=node.mark, hint=hint) for told in problems)
             )
-        settings |= read if isinstance(read, dict) else {}
+        settings |= read
     if CONFIG not in files or subject.shared or node.k3s.volume != "none":
         return
     mounts = [line.split() for line in _fstab(subject, ANY_NAME).content.decode().splitlines()]
@@ -245,6 +248,20 @@ def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
     hint = "snapshotter: fuse-overlayfs in the template of /etc/rancher/k3s/config.yaml, or k3s: {volume: 8G}"
     message = f"node {node.name}: k3s would run containerd's overlayfs on an NFS root, which the kernel refuses"
     raise InputError(Problem(message=message, mark=node.mark, hint=hint))
+
+
+def _k3s_settings(content: bytes) -> Mapping[str, object]:
+    """Return the options that a configuration of k3s sets. Raises ValueError for what k3s could not read either."""
+    try:
+        read = yaml.safe_load(content)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError("no YAML") from error
+    if not isinstance(read, dict | None) or not all(isinstance(key, str) for key in read or {}):
+        raise ValueError("no mapping of options to values")
+    return read or {}
 
 
 # ------------------------------------------------------------------------------------------------------------ templates

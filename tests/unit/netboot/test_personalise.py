@@ -168,6 +168,26 @@ def test_containers_overlayfs_on_nfs_is_refused(subject: Subject, config: str) -
     assert personalise(replace(subject, once=Once())).name
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (b"node-label: [\n", "config.yaml: line 2: "),
+        (b"1: x\n", "config.yaml: no mapping of options to values"),
+        (b"- snapshotter\n", "config.yaml: no mapping of options to values"),
+        (b"node-name: \xff\n", "config.yaml: no YAML"),
+        (b"node-name: " + b"[" * 3000, "config.yaml: "),
+        (b"node-name: 2026-13-45\n", "config.yaml: month must be in 1..12"),
+    ],
+)
+def test_a_configuration_that_k3s_cannot_read_is_refused(subject: Subject, config: bytes, told: str) -> None:
+    template = subject.inventory.path.parent / "overlays/node-name/yellow3/etc/rancher/k3s/config.yaml"
+    template.parent.mkdir(parents=True)
+    template.write_bytes(config)
+    with pytest.raises(InputError) as caught:
+        personalise(subject)
+    assert told in caught.value.problems[0].message
+
+
 def test_a_worker_joins_its_master(subject: Subject) -> None:
     config = text_of(subject, "/etc/rancher/k3s/config.yaml")
     assert "server: https://192.168.2.2:6443\n" in config
