@@ -21,9 +21,11 @@ from builder.emulation.tools_tree import is_libperl
 from builder.errors import PibuildError, StepError
 from builder.host.cache import Cache, commit, read_json, write_json
 from builder.host.mounts import overlay
+from builder.host.named_file import text_in
 from builder.image.identities import found
 from builder.image.ingest import ingest
 from builder.packages.apt import Resolution
+from builder.packages.dpkg_status import STATUS
 from builder.recipe.load import RecipeStep
 from builder.recipe.steps.packages import PackagesStep
 from builder.recipe.steps.run import RunStep
@@ -197,14 +199,12 @@ def _apply(target: LayerTarget, step: RecipeStep, answer: Resolution | None, sho
 def _versions(plan: Plan, layer: PlannedLayer, merged: Path) -> dict[str, str]:
     """Return the package versions that the target holds while the layer is made, as the lock has them."""
     found: dict[str, str] = {}
-    status = merged / "var/lib/dpkg/status"
-    if status.exists():
-        name = ""
-        for line in status.read_text(errors="replace").splitlines():
-            if line.startswith("Package: "):
-                name = line[9:]
-            elif line.startswith("Version: "):
-                found[name] = line[9:]
+    name = ""
+    for line in text_in(merged, STATUS).splitlines():
+        if line.startswith("Package: "):
+            name = line[9:]
+        elif line.startswith("Version: "):
+            found[name] = line[9:]
     answers = [plan.lock.base] if layer.name == BASE else list(layer.answers.values())
     for answer in answers:
         for deb in answer.debs:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from builder.errors import InputError, Problem
+from builder.host.confine import resolve_in
 
 _LARGEST_TEXT = 64 << 20  # bytes: no recipe, inventory, key or list is longer
 _KINDS = {
@@ -46,3 +47,12 @@ def read_named(path: Path) -> bytes:
     if len(content) > _LARGEST_TEXT:
         raise InputError(Problem(message=f"{path}: longer than {_LARGEST_TEXT >> 20} MiB", hint="name another file"))
     return content
+
+
+def text_in(root: Path, path: str, *, errors: str = "replace") -> str:
+    """Return a text file of a tree that somebody else made, "" where there is none; no link leads out of the tree.
+
+    `errors` as of bytes.decode. Raises InputError for one far too long: a file without blocks may claim any size.
+    """
+    file = resolve_in(root, path)
+    return read_named(file).decode(errors=errors).replace("\r\n", "\n") if file.is_file() else ""

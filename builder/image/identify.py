@@ -10,6 +10,7 @@ from pathlib import Path
 from builder.console import note
 from builder.firmware.cmdline_txt import CmdlineEdit, edit
 from builder.host.confine import resolve_in
+from builder.host.named_file import text_in
 from builder.image.fstab import waits_for_disk
 from builder.image.partitions import DiskSpec, Layout, reference
 
@@ -37,7 +38,7 @@ def boot_files(tree: Path, spec: DiskSpec, layout: Layout) -> BootFiles:
     source = resolve_in(tree, spec.boot_mount)
     lines = {name: _read(tree, source, name) for name in _cmdlines(source) or ("cmdline.txt",)}
     fstab = resolve_in(tree, _FSTAB)
-    text = fstab.read_text(errors="surrogateescape") if fstab.is_file() else ""
+    text = text_in(tree, _FSTAB, errors="surrogateescape")
     edited = edit_fstab(text, {"/": root, spec.boot_mount: boot})
     for line in text.splitlines():
         if line not in edited.splitlines() and (words := line.split())[1] not in ("/", spec.boot_mount):
@@ -77,12 +78,10 @@ def _cmdlines(boot: Path) -> tuple[str, ...]:
     """Return the command line files that a boot partition has, by relative path."""
     found = {path for path in boot.rglob("cmdline.txt") if path.is_file() or path.is_symlink()}
     for config in boot.rglob("config.txt"):
-        if config.is_file():
-            named = re.findall(r"^\s*cmdline=(\S+)", config.read_text(errors="replace"), re.MULTILINE)
-            found |= {path for name in named if (path := boot / name.lstrip("/")).is_file()}
+        named = re.findall(r"^\s*cmdline=(\S+)", text_in(boot, str(config.relative_to(boot))), re.MULTILINE)
+        found |= {path for name in named if (path := boot / name.lstrip("/")).is_file()}
     return tuple(sorted(str(path.relative_to(boot)) for path in found))
 
 
 def _read(tree: Path, boot: Path, name: str) -> str:
-    file = resolve_in(tree, str((boot / name).relative_to(tree)))
-    return file.read_text(errors="surrogateescape") if file.is_file() else ""
+    return text_in(tree, str((boot / name).relative_to(tree)), errors="surrogateescape")

@@ -12,6 +12,7 @@ from typing import Literal
 
 from builder.errors import FetchError, HostError, InputError, Problem
 from builder.host.confine import resolve_in
+from builder.host.named_file import text_in
 from builder.image.attach import Attached, Method, attached
 from builder.image.open import require_readable_packing
 from builder.image.partitions import Layout, Partition
@@ -90,7 +91,7 @@ def looked_into(image: Path, scratch: Path, *, method: Method = "auto") -> Itera
 
 
 def _base_facts(found: Attached, root: Path) -> BaseFacts:
-    layout, fstab = found.layout, _read(root, "/etc/fstab")
+    layout, fstab = found.layout, text_in(root, "/etc/fstab")
     return BaseFacts(
         layout=layout,
         boot_mount=find_boot_mount(fstab, layout.boot),
@@ -131,14 +132,8 @@ def _copy(source: Path, into: Path) -> None:
     run(["cp", *how, f"{source}/.", into], what="copying the root partition")
 
 
-def _read(root: Path, path: str) -> str:
-    """Return a text file inside a root, "" when there is none; symbolic links do not lead out of it."""
-    file = resolve_in(root, path)
-    return file.read_text(errors="replace") if file.is_file() else ""
-
-
 def _command_line(found: Attached) -> str:
-    return next((text for name in _COMMAND_LINES if (text := _read(found.boot, name))), "")
+    return next((text for name in _COMMAND_LINES if (text := text_in(found.boot, name))), "")
 
 
 def _fstab(text: str) -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from builder import __version__
-from builder.host.confine import resolve_in
+from builder.host.named_file import text_in
 from builder.packages.dpkg_status import STATUS, Package, parse_status
 
 _NONE = "NOASSERTION"
@@ -35,8 +35,7 @@ class Subject:
 
 def make_sbom(tree: Path, subject: Subject) -> str:
     """Return the bill of what dpkg says is installed in a tree. A tree without dpkg has an empty bill."""
-    status = resolve_in(tree, STATUS)
-    installed = parse_status(status.read_text(errors="replace")) if status.is_file() else ()
+    installed = parse_status(text_in(tree, STATUS))
     release = _os_release(tree)
     packages = [_package(package, subject.checksums, release) for package in installed]
     names = [str(package["SPDXID"]) for package in packages]
@@ -111,10 +110,7 @@ def purl(package: Package, release: Mapping[str, str]) -> str:
 
 def _os_release(tree: Path) -> dict[str, str]:
     """Return the fields of os-release(5)."""
-    file = resolve_in(tree, "/etc/os-release")
-    if not file.is_file():
-        return {}
-    found = re.findall(r"^([A-Z_]+)=[\"']?(.*?)[\"']?$", file.read_text(errors="replace"), re.MULTILINE)
+    found = re.findall(r"^([A-Z_]+)=[\"']?(.*?)[\"']?$", text_in(tree, "/etc/os-release"), re.MULTILINE)
     return dict(found)
 
 

@@ -13,6 +13,7 @@ from builder.errors import HostError, InputError, Problem
 from builder.host.confine import resolve_in
 from builder.host.data import shipped_recipes
 from builder.host.hashing import file_digest
+from builder.host.named_file import text_in
 from builder.image.attach import Method
 from builder.image.capabilities import capable_files
 from builder.image.ingest import ingest, looked_into
@@ -73,8 +74,7 @@ class Generation:
 
     def read(self, path: str) -> str:
         """Return a text file of the root, "" where there is none."""
-        file = resolve_in(self.root, path)
-        return file.read_text(errors="replace") if file.is_file() else ""
+        return text_in(self.root, path)
 
     def users(self) -> dict[str, User]:
         """Return the people of its passwd: root, and whoever has a user number from 1000 on."""

@@ -20,6 +20,7 @@ from builder.firmware.cmdline_txt import key_of, split
 from builder.host.confine import is_file
 from builder.host.data import OVERLAYS
 from builder.host.hashing import digest_of
+from builder.host.named_file import text_in
 from builder.host.overlay import Laid, walk
 from builder.host.templates import environment
 from builder.image.identities import node_identities, node_rows
@@ -187,8 +188,7 @@ def _cmdline(subject: Subject, name: str) -> str:
 
 
 def _image_cmdline(generation: Generation) -> str:
-    file = generation.boot / "cmdline.txt"
-    return file.read_bytes().decode(errors="replace") if file.is_file() else ""
+    return text_in(generation.boot, "cmdline.txt")
 
 
 def left_out(generation: Generation) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
         return
     mounts = [line.split() for line in _fstab(subject, ANY_NAME).content.decode().splitlines()]
     if settings.get("snapshotter", "overlayfs") != "overlayfs" or any(
-        row[1:2] == [str(DATA)] and not row[2].startswith("nfs") for row in mounts
+        row[1:2] == [str(DATA)] and not "".join(row[2:3]).startswith("nfs") for row in mounts
     ):
         return
     hint = "snapshotter: fuse-overlayfs in the template of /etc/rancher/k3s/config.yaml, or k3s: {volume: 8G}"

@@ -188,6 +188,22 @@ def test_a_configuration_that_k3s_cannot_read_is_refused(subject: Subject, confi
     assert told in caught.value.problems[0].message
 
 
+@pytest.mark.parametrize("path", ["root/etc/fstab", "root/etc/passwd", "boot/cmdline.txt"])
+def test_an_images_file_that_claims_any_size_is_not_read_whole(subject: Subject, path: str) -> None:
+    with (subject.generation.directory / path).open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=f"{path}: longer than 64 MiB"):
+        personalise(subject)
+
+
+def test_an_images_line_of_fstab_may_be_short(subject: Subject) -> None:
+    template = subject.inventory.path.parent / "overlays/node-name/yellow3/etc/rancher/k3s/config.yaml"
+    template.parent.mkdir(parents=True)
+    template.write_text("snapshotter: overlayfs\n")
+    (subject.generation.root / "etc/fstab").write_text("/dev/sda1 /var/lib/rancher\n")
+    assert personalise(subject).name
+
+
 def test_a_worker_joins_its_master(subject: Subject) -> None:
     config = text_of(subject, "/etc/rancher/k3s/config.yaml")
     assert "server: https://192.168.2.2:6443\n" in config
