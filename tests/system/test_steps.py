@@ -268,6 +268,19 @@ def test_boot_files_are_created_and_edited(tree: Tree, tmp_path: Path) -> None:
     assert described(config) == (0, 0, "0755")
 
 
+def test_what_a_base_left_in_place_of_a_file_is_neither_waited_for_nor_read_whole(tree: Tree, tmp_path: Path) -> None:
+    config = tree.root / "boot/firmware/config.txt"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(config)
+    with pytest.raises(StepError, match="a named pipe, not a file"):
+        apply(tree, tmp_path, "config.txt", {"set": {"enable_uart": 1}})
+    config.unlink()
+    with config.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StepError, match="longer than 64 MiB"):
+        apply(tree, tmp_path, "config.txt", {"set": {"enable_uart": 1}})
+
+
 def test_a_command_line_too_long_for_the_kernel_is_refused(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(StepError, match="would have 2103 characters, 2047 at most"):
         apply(tree, tmp_path, "cmdline.txt", {"add": ["a" * 2103]})

@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from builder.documents.spelling import did_you_mean
-from builder.errors import Mark, StepError
+from builder.errors import InputError, Mark, StepError
 from builder.host.confine import resolve_in
+from builder.host.named_file import read_named
 from builder.image.passwd import parse_id
 from builder.recipe.steps.base import Place, Target
 
@@ -50,7 +51,7 @@ class RootFiles:
         """Return a file's content, None where there is none. Links are followed inside the root."""
         found = self.resolve(path)
         with self._doing(path):
-            return found.read_bytes() if found.exists() else None
+            return read_named(found) if found.exists() else None
 
     def owner(self, owner: str) -> tuple[int, int]:
         """Return the uid and gid of `user:group` by the root's own account files."""
@@ -67,7 +68,7 @@ class RootFiles:
         with self._doing(path):
             place = self.resolve(path)
             if place.exists():
-                status, text = place.stat(), place.read_bytes().decode("utf-8", "surrogateescape")
+                status, text = place.stat(), read_named(place).decode("utf-8", "surrogateescape")
                 owner, mode = (status.st_uid, status.st_gid), status.st_mode & 0o7777
             else:
                 text, owner, mode = "", ROOT_OWNER, 0o644
@@ -202,6 +203,8 @@ class RootFiles:
             yield
         except OSError as error:
             raise self.error(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        except InputError as error:  # what lies there is no file, or far too long
+            raise self.error(error.message) from error
 
 
 def matches(pattern: str, path: str) -> bool:
