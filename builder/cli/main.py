@@ -74,7 +74,8 @@ class _Pibuild(Commands):
         """All commands, by name."""
         for name in COMMANDS:
             self._found(name)
-        return {**{name: self._made[name] for name in COMMANDS}, **self._made}
+        self._made = {**{name: self._made[name] for name in COMMANDS}, **self._made}
+        return self._made
 
     @commands.setter
     def commands(self, commands: MutableMapping[str, click.Command]) -> None:

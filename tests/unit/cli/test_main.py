@@ -41,6 +41,7 @@ def failing() -> Iterator[Callable[[BaseException], None]]:
 
     yield add
     cli.pibuild.commands.pop("fail", None)
+    assert "fail" not in cli.pibuild.commands
 
 
 @pytest.mark.parametrize("name", COMMANDS)
