@@ -273,7 +273,9 @@ class Lab:
         self._link(name, "up")
 
     def _link(self, name: str, state: str) -> None:
-        self.run(["ip", "link", "set", self.nodes[self.inventory.node(name).name].machine.tap, state])
+        node = self.nodes[self.inventory.node(name).name]
+        self.run(["ip", "link", "set", node.machine.tap, state])
+        node.shell.forget()  # what is on its way when the cable is pulled would be waited for
 
     def _connect(self, node: Node, at_once: int) -> LabNode:
         tap = f"tap{len(self.nodes)}"  # names of links have 15 characters at most, those of nodes more
