@@ -186,7 +186,11 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
 def _let_go(loop: Path, limit: float = _TIDY) -> None:
     """Have a mounted loop device and the nodes on it go away with their last user."""
     for node in _nodes_of(loop.name):
-        _dmsetup("remove", "--deferred", node, limit=limit)
+        try:
+            _dmsetup("remove", "--deferred", node, limit=limit)
+        except CommandError:
+            if node in _nodes_of(loop.name):
+                raise
     run(["losetup", "--detach", loop], timeout=limit)
 
 
@@ -227,8 +231,14 @@ def _dmsetup(*words: str, limit: float = _TIDY) -> None:
 
 
 def _nodes_of(loop: str) -> list[str]:
-    """Return the device-mapper nodes on a loop device."""
-    return sorted(name.read_text().strip() for name in (Path("/sys/block") / loop / "holders").glob("*/dm/name"))
+    """Return the device-mapper nodes on a loop device, and those that kpartx left without a table."""
+    block, found = Path("/sys/block"), set()
+    for path in (*(block / loop / "holders").glob("*/dm/name"), *block.glob("dm-*/dm/name")):
+        with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+            name = path.read_text().strip()
+            if "holders" in path.parts or re.fullmatch(rf"{loop}p[0-9]+", name):
+                found.add(name)
+    return sorted(found)
 
 
 # ------------------------------------------------------------------------------------------------------- what is left
