@@ -32,6 +32,7 @@ from builder.services.probe import ask_servers
 
 _RUNNING = {"loading", "running"}
 _WAIT = 15.0  # seconds for a lab to end
+_BEGINNING = 10.0  # seconds until a lab that starts has written down what runs
 
 
 def start(inventory: Inventory, names: Sequence[str], dest: Path, options: LabOptions) -> dict[str, Any]:
@@ -227,7 +228,9 @@ def stop(dest: Path) -> bool:
     Raises HostError when what runs from there is a test in the foreground.
     """
     require_root("lab down")
-    process = holder(dest)
+    begun = time.monotonic()
+    while (process := holder(dest)) and not _read(dest) and time.monotonic() - begun < _BEGINNING:
+        time.sleep(0.1)  # a lab whose `lab up` was killed before it had written down what it is
     if process and not _read(dest):
         message = f"a netboot test runs from {dest}: process {process}"
         raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
