@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from builder.monitoring.forwarder import forwarder_files
 from builder.run import run, spawn
 from tests.trixie import program
 from tests.unit_files import OVERLAYS, UNITS, environment, exec_start
+from tests.web import QuietHandler, listening
 
 COLLECTORS = OVERLAYS / "metrics/usr/local/lib/pibuild"
 INVENTORY = """\
@@ -241,28 +241,17 @@ class Sink:
     def run(self) -> Iterator[Sink]:
         sink = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_POST(self) -> None:
+            def do_POST(self) -> None:  # noqa: N802 - http.server calls it so
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 sink.found += [word for word in sink.words if word in body]
                 self.send_response(204)
                 self.end_headers()
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with listening(Handler) as self.port:
             yield self
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 @contextlib.contextmanager

@@ -47,6 +47,37 @@ class Web:
         return [headers.get(header, "") for _, headers in self.requests]
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """A handler of requests that prints none of them."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def listening(
+    handler: type[BaseHTTPRequestHandler],
+    address: str = "127.0.0.1",
+    *,
+    port: int = 0,
+    network: contextlib.AbstractContextManager[None] | None = None,
+) -> Iterator[int]:
+    """Answer requests in a thread for the time of the block, with a socket in the network that `network` enters.
+
+    Gives the port, a free one by default.
+    """
+    with network or contextlib.nullcontext():  # a thread that is in another process namespace can start no thread
+        server = ThreadingHTTPServer((address, port), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @contextlib.contextmanager
 def serve(
     address: str = "127.0.0.1", *, port: int = 0, network: contextlib.AbstractContextManager[None] | None = None
@@ -54,26 +85,14 @@ def serve(
     """Run a server for the time of the block, with a socket in the network that `network` enters."""
     web = Web()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            pass
 
         def do_GET(self) -> None:
             _answer(web, self)
 
-    with network or contextlib.nullcontext():  # a thread that is in another process namespace can start no thread
-        server = ThreadingHTTPServer((address, port), Handler)
-    web.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(Handler, address, port=port, network=network) as web.port:
         yield web
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def _answer(web: Web, handler: BaseHTTPRequestHandler) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from tests.metrics_path import free_port, get, wait_for
 from tests.produced_metrics import PRODUCED
 from tests.trixie import program, unpacked
 from tests.unit_files import UNITS, environment, exec_start
+from tests.web import QuietHandler, listening
 
 pytestmark = pytest.mark.network
 
@@ -102,26 +101,15 @@ class Receiver:
     def run(self) -> Iterator[Receiver]:
         came = self.came
 
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_POST(self) -> None:
+        class Handler(QuietHandler):
+            def do_POST(self) -> None:  # noqa: N802 - http.server calls it so
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 came.extend((self.path, alert) for alert in body["alerts"])
                 self.send_response(200)
                 self.end_headers()
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
+        with listening(Handler) as self.port:
             yield self
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
     def names(self, path: str) -> set[tuple[str, str]]:
         """Return which alerts came to a path, and about which node or site."""
