@@ -71,9 +71,7 @@ def check(inventory: Inventory, names: Sequence[str], dest: Path) -> None:
     require_root("lab up")
     check_host()
     netboot = Netboot(dest.absolute())
-    if (process := holder(netboot.dest)) and not _read(netboot.dest):
-        message = f"a netboot test runs from {dest}: process {process}"
-        raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
+    _background(netboot.dest)
     for name in names:
         require_exploded(netboot, inventory.node(name))
 
@@ -162,6 +160,20 @@ def _read(dest: Path) -> dict[str, Any]:
     return dict(json.loads(_report(dest).read_text()))
 
 
+def _background(dest: Path) -> int:
+    """Return the process of the lab that runs in the background, 0 when none does. Raises HostError for a test.
+
+    A lab whose `lab up` was killed may not have written down yet what it is: it is waited for.
+    """
+    begun = time.monotonic()
+    while (process := holder(dest)) and not _read(dest):
+        if time.monotonic() - begun > _BEGINNING:
+            message = f"a netboot test runs from {dest}: process {process}"
+            raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
+        time.sleep(0.1)
+    return process
+
+
 def status(dest: Path, *, look: bool = True) -> dict[str, Any]:
     """Return what runs: by server `state`, `seen` and `log`, by node `address`, `state`, `starts` and `console`.
 
@@ -228,12 +240,7 @@ def stop(dest: Path) -> bool:
     Raises HostError when what runs from there is a test in the foreground.
     """
     require_root("lab down")
-    begun = time.monotonic()
-    while (process := holder(dest)) and not _read(dest) and time.monotonic() - begun < _BEGINNING:
-        time.sleep(0.1)  # a lab whose `lab up` was killed before it had written down what it is
-    if process and not _read(dest):
-        message = f"a netboot test runs from {dest}: process {process}"
-        raise HostError(message, hint="wait for it, or end it there (Ctrl-C)")
+    process = _background(dest)
     for number in (signal.SIGTERM, signal.SIGKILL) if process else ():
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, number)
