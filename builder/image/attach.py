@@ -183,15 +183,15 @@ def _take_loop(image: Path, part: Partition | None, record: _Record) -> Path:
         time.sleep(0.05)
 
 
-def _let_go(loop: Path, limit: float = _TIDY) -> None:
+def _let_go(loop: Path) -> None:
     """Have a mounted loop device and the nodes on it go away with their last user."""
     for node in _nodes_of(loop.name):
         try:
-            _dmsetup("remove", "--deferred", node, limit=limit)
+            _dmsetup("remove", "--deferred", node)
         except CommandError:
             if node in _nodes_of(loop.name):
                 raise
-    run(["losetup", "--detach", loop], timeout=limit)
+    run(["losetup", "--detach", loop], timeout=_TIDY)
 
 
 # -------------------------------------------------------------------------------------------------------------- kpartx
@@ -226,19 +226,22 @@ def _map(loop: Path, root: Partition) -> Path:
     return Path("/dev/mapper") / node
 
 
-def _dmsetup(*words: str, limit: float = _TIDY) -> None:
-    run([find_tool("dmsetup", package="dmsetup"), *words], env=_WITHOUT_UDEV, timeout=limit)
+def _dmsetup(*words: str) -> str:
+    return run([find_tool("dmsetup", package="dmsetup"), *words], env=_WITHOUT_UDEV, timeout=_TIDY).stdout
+
+
+def _may_have_nodes() -> bool:
+    """Return whether there can be device-mapper nodes here; nothing is loaded to find out."""
+    return " device-mapper" in _MISC.read_text() and _kpartx_missing() is None
 
 
 def _nodes_of(loop: str) -> list[str]:
-    """Return the device-mapper nodes on a loop device, and those that kpartx left without a table."""
-    block, found = Path("/sys/block"), set()
-    for path in (*(block / loop / "holders").glob("*/dm/name"), *block.glob("dm-*/dm/name")):
-        with contextlib.suppress(FileNotFoundError):  # it went meanwhile
-            name = path.read_text().strip()
-            if "holders" in path.parts or re.fullmatch(rf"{loop}p[0-9]+", name):
-                found.add(name)
-    return sorted(found)
+    """Return the device-mapper nodes that kpartx made of a loop device.
+
+    By their names: one that was killed before it got its table holds nothing, and is not in /sys at all.
+    """
+    listed = _dmsetup("ls") if _may_have_nodes() else ""
+    return sorted(re.findall(rf"^({loop}p\d+)\t", listed, flags=re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------------------- what is left
@@ -262,17 +265,17 @@ def _identity(image: Path) -> str:
     return f"{status.st_ino} {os.major(status.st_dev)}:{os.minor(status.st_dev)}"
 
 
-def _loops_of(identity: str, limit: float) -> list[str]:
+def _loops_of(identity: str) -> list[str]:
     """Return the loop devices on the file with an `_identity`, deleted or not: `loop0`, …."""
     argv = ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"]
-    rows = [line.split() for line in run(argv, timeout=limit).stdout.splitlines()]
+    rows = [line.split() for line in run(argv, timeout=_TIDY).stdout.splitlines()]
     return [Path(row[0]).name for row in rows if row[1:] == identity.split()]
 
 
-def _held(record: str, limit: float = _TIDY) -> str | None:
+def _held(record: str) -> str | None:
     """Return the loop device that a record's text names, None where it is free or somebody else's by now."""
     loop, _, identity = record.partition(" ")
-    return loop if loop in _loops_of(identity, limit) else None
+    return loop if loop in _loops_of(identity) else None
 
 
 def _wait_until_free(record: _Record) -> None:
@@ -287,13 +290,13 @@ def _clear(record: _Record) -> None:
     record.path.unlink(missing_ok=True)
 
 
-def _free(record: str, limit: float = _TIDY) -> None:
+def _free(record: str) -> None:
     """Detach a record's loop device, and remove the nodes on it: now, or with their last user."""
-    loop = _held(record, limit)
+    loop = _held(record)
     if loop is not None:
-        _let_go(Path("/dev") / loop, limit)
-    if " device-mapper" in _MISC.read_text() and _kpartx_missing() is None:
-        _dmsetup("mknodes", limit=limit)  # the kernel's deferred removal leaves the files in /dev/mapper
+        _let_go(Path("/dev") / loop)
+    if _may_have_nodes():
+        _dmsetup("mknodes")  # the kernel's deferred removal leaves the files in /dev/mapper
 
 
 def _sweep() -> None:
@@ -310,7 +313,7 @@ def _sweep() -> None:
     for path, record in dead:
         if record.partition(" ")[0] not in living:
             try:
-                _free(record, _LIMIT)  # nobody waits for the end of this run yet
+                _free(record)
             except PibuildError as error:
                 warn(f"a loop device that a killed run left stays: {error.message}")
                 continue

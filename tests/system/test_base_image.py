@@ -299,7 +299,7 @@ def test_a_failure_inside_leaves_nothing(made: Made, tmp_path: Path) -> None:
 
 
 def loops(image: Path) -> list[str]:
-    return attach._loops_of(attach._identity(image), 60)
+    return attach._loops_of(attach._identity(image))
 
 
 HOLD = """
