@@ -25,8 +25,8 @@ def write_all(contents: Mapping[Path, bytes], mode: int, *, by_way_of: Callable[
         with new[path].open("xb") as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
-    for path in list(new)[:1]:
-        sync_file_system(new[path].parent)
+    if new:
+        sync_file_system(next(iter(new.values())).parent)
     for path, written in new.items():
         written.replace(path)
 

@@ -189,7 +189,7 @@ class Netboot:
             record = self.record(node, name)
             if record is None:
                 raise HostError(f"nothing is on record about {self.root(node, name)}", hint="pibuild explode --fresh")
-            noted = replace(record, former=record.former or self.former(node, serial), previous=before)
+            noted = self._noted(record, node, serial, before)
             if noted != record:  # many were noted together
                 self.write_record(node, name, noted)
         self.point(self.tftp / serial, f"boot/{node}/{name}")
@@ -215,8 +215,10 @@ class Netboot:
         changes_hands = booting[0] != node or any(boots == node and at != serial for at, (boots, _) in booted.items())
         before = self._before(node, booting)
         record = None if changes_hands or before == name else self.record(node, name)
-        if record is None:
-            return None
+        return self._noted(record, node, serial, before) if record else None
+
+    def _noted(self, record: Record, node: str, serial: str, before: str) -> Record:
+        """Return the record of a root with what its node boots before it, and what the node was called."""
         return replace(record, former=record.former or self.former(node, serial), previous=before)
 
     def _before(self, node: str, booting: tuple[str, str]) -> str:

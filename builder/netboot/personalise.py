@@ -242,7 +242,7 @@ def _check_containers(subject: Subject, files: Mapping[str, NodeFile]) -> None:
         return
     mounts = [line.split() for line in _fstab(subject, ANY_NAME).content.decode().splitlines()]
     if settings.get("snapshotter", "overlayfs") != "overlayfs" or any(
-        row[1:2] == [str(DATA)] and not "".join(row[2:3]).startswith("nfs") for row in mounts
+        row[1:2] == [str(DATA)] and not any(kind.startswith("nfs") for kind in row[2:3]) for row in mounts
     ):
         return
     hint = "snapshotter: fuse-overlayfs in the template of /etc/rancher/k3s/config.yaml, or k3s: {volume: 8G}"
