@@ -6,7 +6,6 @@ import bz2
 import contextlib
 import gzip
 import io
-import itertools
 import lzma
 import random
 import resource
@@ -98,8 +97,7 @@ def damaged(whole: bytes, chance: random.Random) -> Iterator[bytes]:
 def test_one_that_is_cut_off_or_has_bytes_flipped_ends_in_words(tmp_path: Path, form: str) -> None:
     """Also where what is no single compressed file is read as one."""
     refused, file = 0, tmp_path / "x"
-    step = 4 if form == "tar.zst" else 1  # each takes a process
-    for data in itertools.islice(damaged(archive(form, tmp_path), random.Random(form)), None, None, step):  # noqa: S311
+    for data in damaged(archive(form, tmp_path), random.Random(form)):  # noqa: S311
         file.write_bytes(data)
         try:
             contents(file)
@@ -107,7 +105,7 @@ def test_one_that_is_cut_off_or_has_bytes_flipped_ends_in_words(tmp_path: Path, 
             refused += 1
         with contextlib.suppress(ArchiveError):
             read_whole(file)
-    assert refused > (16 + 10) / step
+    assert refused > 16 + 10
 
 
 def test_a_disk_that_fills_is_no_damage_of_the_archive(tmp_path: Path) -> None:
