@@ -144,8 +144,7 @@ def test_a_node_waits_for_its_cable(netlab: NetLab) -> None:
         assert node.ssh("true", timeout=15).returncode == 255
     finally:
         netlab.lab.restore("yellow3")
-    node.wait_until_up(120)  # its root comes back when the kernel asks again, which a pause makes rarer
-    assert node.ssh("cat /proc/sys/kernel/random/boot_id").stdout == boot
+    assert node.ssh("cat /proc/sys/kernel/random/boot_id", timeout=120).stdout == boot
 
 
 # ------------------------------------------------------------------------------------------------- nothing is left
