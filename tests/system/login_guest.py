@@ -72,7 +72,7 @@ extends: [{_RECIPES}/debian.yaml, {_RECIPES}/parts/access.yaml, {_RECIPES}/parts
 variables:
   hostname: {{type: string, default: golden, description: as golden has it}}
 disk:
-  root: {{slack: 256M, grow: false}}
+  root: {{slack: 512M, grow: false}}
   compress: []
 layers:
   - name: guest
